@@ -71,7 +71,7 @@ def load_model(
         _check_adapter(Path(place), config)
     processor = load_processor(place, config)
     weights = base or place
-    if dtype == torch.float16 and config.tower.layer_norm_eps < torch.finfo(torch.float16).tiny:
+    if dtype == torch.float16 and config.is_scaled_down:
         raise failure("no_fp16", place=weights)
     if (Path(weights) / "generation_config.json").is_file():
         load_generation_config(weights, config)

@@ -28,6 +28,7 @@ CLIP_VIT_L_14_336 = {
     "patch_size": 14,
     "projection_dim": 768,
 }
+SCALED_DOWN = 1e-9  # an epsilon of the tower's norms that only `assembly` makes
 
 OFFICIAL_VOCAB_SIZE = 32064
 # The official config.json names `</s>` (2), which the model was never trained to generate; its
@@ -108,6 +109,15 @@ class Phi3VConfig(Phi3Config):
             if kind == "yarn":
                 self.rope_parameters["attention_factor"] = 0.1 * math.log(factor) + 1.0
         return kwargs
+
+    @property
+    def is_scaled_down(self) -> bool:
+        """Whether the tower's stream is far below 1, as that of an assembled one.
+
+        float16 cannot hold the weights that write to it, and a step of an optimizer is larger than
+        they are. Only as small an epsilon in the norms allows that; CLIP's is 1e-5.
+        """
+        return bool(self.tower.layer_norm_eps < SCALED_DOWN)
 
     def _check_tower(self) -> None:
         """Check that tower and projection fit, before any weight is read."""

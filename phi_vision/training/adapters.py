@@ -89,7 +89,7 @@ def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -
         vision = model.model.vision_embed_tokens
         vision.requires_grad_(recipe.train_projector)
         vision.img_processor.requires_grad_(recipe.train_vision)
-    for name in _unused_modules(model):
+    for name in _frozen_modules(model, recipe.vision_layers):
         model.get_submodule(name).requires_grad_(False)
     return model
 
@@ -229,23 +229,38 @@ def _lora_config(model: Model, recipe: Recipe) -> LoraConfig:
     if not isinstance(model, PeftModel):
         check_adapter_targets(model, targets)
     targets += TOWER_TARGETS if recipe.train_vision else []
-    unused = [name for name in _unused_modules(model) if _last(name) in targets]
+    frozen = [
+        name for name in _frozen_modules(model, recipe.vision_layers) if _last(name) in targets
+    ]
     return LoraConfig(
         **{name: getattr(recipe, name) for name in LORA_FIELDS},
         task_type="CAUSAL_LM",
         target_modules=targets,
-        exclude_modules=unused or None,
+        exclude_modules=frozen or None,
         modules_to_save=list(PROJECTION) if recipe.train_projector else None,
         **further_of(recipe, "LoraConfig"),
     )
 
 
-def _unused_modules(model: Model) -> list[str]:
-    """List the modules of CLIP whose output nothing reads: its last layer and norm."""
+def _frozen_modules(model: Model, layers: int | None) -> list[str]:
+    """List the modules of CLIP that are not trained even where the tower is.
+
+    That is what lies before the last `layers`, and the last layer and norm, whose output nothing
+    reads. In a tower whose stream is scaled down, too: what writes to the stream, as one step would
+    replace it, and the last layer that is read, which is a norm.
+    """
     config: Any = model.config
-    last = config.vision_config.num_hidden_layers - 1
-    unused = rf"\bimg_processor\.vision_model\.(encoder\.layers\.{last}\b|post_layernorm$)"
-    return [name for name, _ in model.named_modules() if re.search(unused, name)]
+    count = config.vision_config.num_hidden_layers
+    end = count - 1 - config.is_scaled_down
+    start = 0 if layers is None else max(0, end - layers)
+    numbers = "|".join(str(number) for number in range(count) if not start <= number < end)
+    frozen = rf"encoder\.layers\.({numbers})\b|post_layernorm$"
+    if start or config.is_scaled_down:
+        frozen += "|embeddings|pre_layrnorm"
+    if config.is_scaled_down:
+        frozen += r"|encoder\..*\.(out_proj|fc2)$"
+    names = [name for name, _ in model.named_modules()]
+    return [name for name in names if re.search(rf"\bvision_model\.({frozen})", name)]
 
 
 def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:

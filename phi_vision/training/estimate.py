@@ -339,7 +339,7 @@ def _accumulate(recipe: Recipe) -> Recipe:
 def _use_adapters(recipe: Recipe) -> Recipe:
     fields = (
         "method random_weights r lora_alpha lora_dropout target_modules train_language "
-        "train_vision vision_learning_rate train_projector projector_learning_rate"
+        "train_vision vision_learning_rate vision_layers train_projector projector_learning_rate"
     )
     return replace(recipe, **{name: getattr(lora(), name) for name in fields.split()})
 

@@ -139,6 +139,8 @@ class Recipe:
     """Peak learning rate of the projector; by default learning_rate. 0 leaves it as it starts."""
     vision_learning_rate: float | None = None
     """Peak learning rate of the CLIP tower; by default learning_rate."""
+    vision_layers: int | None = None
+    """How many of the tower's last layers are trained; by default all, with what is before them."""
 
     num_crops: int | None = None
     """Maximum crops of an image besides its global view, such as 1, 4 or 16: finer detail for more
@@ -307,15 +309,9 @@ def _check_rules(fields: Mapping[str, Any]) -> None:
                     raise ValueError(f"{name} is {fields[name]}, but {reason}")
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    "full": full,
-    "lora": lora,
-    "qlora": qlora,
-    "dora": dora,
-    "dpo": dpo,
-    "photo": photo,
-}
-"""Name -> recipe. Another way to train is one function and one entry here."""
+_PRESETS: tuple[Callable[[], Recipe], ...] = (full, lora, qlora, dora, dpo, photo)
+RECIPES: Mapping[str, Callable[[], Recipe]] = {each.__name__: each for each in _PRESETS}
+"""Name -> recipe. Another way to train is one function, named in the line above."""
 
 
 def loader_workers(recipe: Recipe, *, on_gpu: bool, processes: int = 1) -> int:

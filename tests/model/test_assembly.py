@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from transformers import Dinov2Model, LlamaForCausalLM
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from phi_vision.model.assembly import adapt_tokenizer, assemble, resize_positions
-from phi_vision.model.checkpoint import load_model
+from phi_vision.model.checkpoint import SMALL, load_model
+from phi_vision.training.adapters import select_trained_parts
+from phi_vision.training.recipes import RECIPES
 
 TEXTS = ["A coat costs 390.0 in 2024,  isn't it?\n  Yes", "größer 価格 🧥", ""]
 
@@ -151,7 +154,21 @@ def test_a_tokenizer_without_an_end_of_turn_is_refused() -> None:
         adapt_tokenizer(tokenizer)
 
 
-def test_fp16_is_refused_for_such_a_tower(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_writes_to_the_small_stream_is_not_trained(method: str) -> None:
+    model, _ = assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=28)
+    last = model.config.vision_config.num_hidden_layers - 1
+    recipe = replace(RECIPES[method](), train_vision=True, vision_layers=None)
+    trained = select_trained_parts(model, recipe, torch.float32)
+    tower = [n for n, w in trained.named_parameters() if w.requires_grad and "img_processor" in n]
+    assert any("fc1" in name for name in tower)
+    forbidden = (
+        f"embeddings pre_layrnorm post_layernorm out_proj fc2 layers.{last} layers.{last - 1}"
+    )
+    assert not [name for name in tower if any(part in name for part in forbidden.split())]
+
+
+def test_fp16_is_refused_for_such_a_tower_alone(tmp_path: Path) -> None:
     model, processor = assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=28)
     model.save_pretrained(tmp_path), processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"too small for fp16\. Load it in bf16 or fp32"):
@@ -159,3 +176,4 @@ def test_fp16_is_refused_for_such_a_tower(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["img_processor"]["vision_config"]["layer_norm_eps"] < 1e-11
     shutil.rmtree(tmp_path)
+    assert load_model(SMALL, dtype=torch.float16)[0].dtype == torch.float16

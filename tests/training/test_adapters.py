@@ -106,6 +106,19 @@ def test_lora_adapts_the_parts_it_names(
     assert not any("encoder.layers.2." in n for n, w in model.named_parameters() if w.requires_grad)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_only_the_last_layers_of_the_tower_learn_where_so_many_are_asked_for(
+    make_recipe: MakeRecipe, method: str
+) -> None:
+    recipe = make_recipe(method, train_vision=True, train_language=False, vision_layers=1)
+    model = load_trainable(recipe).model
+    trained = [name for name, w in model.named_parameters() if w.requires_grad]
+    tower = [name for name in trained if "img_processor" in name]
+    # Of the tiny tower's three layers the last is never run.
+    assert tower
+    assert all("encoder.layers.1." in name for name in tower)
+
+
 def test_the_count_of_trained_weights_is_rank_times_widths(make_recipe: MakeRecipe) -> None:
     counts = list_trained(load_trainable(make_recipe("lora", r=8)).model)
     # Two layers; o_proj is 64 x 64, gate_up_proj 64 x 256.

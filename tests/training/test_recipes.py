@@ -25,7 +25,7 @@ OWN_FIELDS = {
     *("train_language", "train_projector", "train_vision", "projector_learning_rate"),
     *("projector_start", "augmentation", "feature_noise", "image_token_dropout"),
     "num_crops",
-    *("vision_learning_rate", "loraplus_ratio", "quantization", "withhold_images"),
+    *("vision_learning_rate", "vision_layers", "loraplus_ratio", "quantization", "withhold_images"),
     *("random_weights", "pack_length", "max_length", "eval_samples", "early_stopping_patience"),
     *("sharding", "streaming", "further"),
 }
@@ -178,6 +178,8 @@ def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
         ("full", {"use_dora": True}, "method full trains no adapters"),
         ("full", {"loraplus_ratio": 16.0}, "method full trains no adapters"),
         ("lora", {"vision_learning_rate": 1e-5}, "the CLIP tower is not trained"),
+        ("lora", {"vision_layers": 2}, "the CLIP tower is not trained"),
+        ("full", {"vision_layers": 0}, "it must be at least 1"),
         ("lora", {"projector_learning_rate": 1e-5}, "the projector is not trained"),
         ("lora", {"beta": 0.1}, "objective sft has no preferences"),
         ("dpo", {"beta": None}, "objective dpo needs it"),
