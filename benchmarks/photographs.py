@@ -30,8 +30,9 @@ RECIPES = {
 }
 """Base, phi-vision-small or phi-vision-photo -> recipe and options of `phi-vision train`."""
 BLIND = (
-    "--withhold-images --no-train-vision --no-train-projector --projector-learning-rate none "
-    "--feature-noise 0 --image-token-dropout 0 --augmentation"
+    "--withhold-images --no-train-vision --vision-learning-rate none --vision-layers none "
+    "--no-train-projector --projector-learning-rate none --feature-noise 0 "
+    "--image-token-dropout 0 --augmentation"
 )
 SHOWN = (
     "parse_rate",
