@@ -248,7 +248,8 @@ of every command that reports (170), paths that back off (85), missing libraries
 before anything is written (14), the next command in errors (50), and links, empty variables, values
 of switches and files in place of folders named for what they are (45); interrupted commands,
 closed readers, consoles of few characters and further files of other kinds (60); kernels that are
-kept (3); a broken pipe that is not that of stdout (10).
+kept (3); a broken pipe that is not that of stdout (10);
+layers of the tower that are not trained (26).
 """
 
 
