@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +90,8 @@ def _token_range(counts: Sequence[int]) -> dict[str, float]:
 
 def add_recipe_options(parser: Parser) -> None:
     """Declare the recipe argument and an option per field."""
-    from phi_vision.training.recipes import RECIPES, Recipe, further_fields
+    from phi_vision.training.further_fields import further_fields
+    from phi_vision.training.recipes import RECIPES, Recipe
 
     add_listed(parser, "recipe", recipes=", ".join(RECIPES))
     add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()}, skip=["further"])
@@ -114,7 +114,8 @@ def add_recipe_options(parser: Parser) -> None:
 
 def chosen_recipe(options: argparse.Namespace) -> "Recipe":
     """Return the recipe of a name or a YAML file with the given fields replaced."""
-    from phi_vision.training.recipes import RECIPES, Recipe, convert_further, load_recipe
+    from phi_vision.training.further_fields import convert_further
+    from phi_vision.training.recipes import RECIPES, Recipe, change, load_recipe
 
     name, file = options.recipe, Path(options.recipe)
     if name in RECIPES:
@@ -129,4 +130,4 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
         if option.startswith(FURTHER) and value is not None:
             further = option.removeprefix(FURTHER)
             fields["further"][further] = convert_further(further, value)
-    return replace(start, **fields)
+    return change(start, fields)

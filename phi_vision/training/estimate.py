@@ -31,7 +31,7 @@ from phi_vision.training import gpus, memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
 from phi_vision.training.memory import BatchShape
-from phi_vision.training.recipes import Recipe, loader_workers, lora
+from phi_vision.training.recipes import Recipe, change, loader_workers, lora
 
 # CUDA's own context and the kernels of PyTorch, before the first tensor; and a factor, as a GPU's
 # memory is allocated in blocks, of which a few per cent stay unused.
@@ -337,11 +337,9 @@ def _accumulate(recipe: Recipe) -> Recipe:
 
 
 def _use_adapters(recipe: Recipe) -> Recipe:
-    fields = (
-        "method random_weights r lora_alpha lora_dropout target_modules train_language "
-        "train_vision vision_learning_rate vision_layers train_projector projector_learning_rate"
-    )
-    return replace(recipe, **{name: getattr(lora(), name) for name in fields.split()})
+    fields = "method r lora_alpha lora_dropout target_modules"
+    fields += " train_language train_vision train_projector"
+    return change(recipe, {name: getattr(lora(), name) for name in fields.split()})
 
 
 CHANGES: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {

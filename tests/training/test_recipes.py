@@ -7,18 +7,23 @@ from pathlib import Path
 import pytest
 
 from phi_vision.training import recipes
-from phi_vision.training.recipes import (
+from phi_vision.training.further_fields import (
     ALLOWED_VALUES,
-    PHOTO_FURTHER,
-    RECIPES,
     REFUSED,
-    Recipe,
     check_further,
     further_fields,
+)
+from phi_vision.training.recipes import (
+    PHOTO_FURTHER,
+    RECIPES,
+    Recipe,
+    change,
     load_recipe,
     loader_workers,
     to_yaml,
 )
+
+LORA_FIELDS = {"r", "lora_alpha", "lora_dropout", "target_modules"}
 
 OWN_FIELDS = {
     *("method", "objective", "model", "data", "template", "group_column", "validation_fraction"),
@@ -165,6 +170,28 @@ def test_every_rejected_field_exists() -> None:
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no recipe at"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reset"),
+    [
+        ("photo", {"train_vision": False}, {"vision_learning_rate", "vision_layers"}),
+        ("photo", {"train_projector": False}, {"projector_learning_rate"}),
+        ("qlora", {"method": "full"}, {*LORA_FIELDS, "quantization"}),
+        ("lora", {"r": 8}, set()),
+    ],
+)
+def test_fields_that_a_change_makes_idle_go_back_to_their_defaults(
+    name: str, changes: dict[str, object], reset: set[str]
+) -> None:
+    before, after = vars(RECIPES[name]()), vars(change(RECIPES[name](), changes))
+    others = {field for field in before if before[field] != after[field]} - changes.keys()
+    assert others == reset
+
+
+def test_an_idle_field_beside_the_change_that_makes_it_so_is_rejected() -> None:
+    with pytest.raises(ValueError, match="the CLIP tower is not trained"):
+        change(RECIPES["photo"](), {"train_vision": False, "vision_layers": 4})
 
 
 @pytest.mark.parametrize(
