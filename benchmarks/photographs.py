@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.tables import Table
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.scores import significance
 from phi_vision.runs import RunDir
@@ -29,11 +30,7 @@ RECIPES = {
     "photo": "photo",  # as `phi_vision.training.recipes.photo` and `make demo-photos` have it
 }
 """Base, phi-vision-small or phi-vision-photo -> recipe and options of `phi-vision train`."""
-BLIND = (
-    "--withhold-images --no-train-vision --vision-learning-rate none --vision-layers none "
-    "--no-train-projector --projector-learning-rate none --feature-noise 0 "
-    "--image-token-dropout 0 --augmentation"
-)
+BLIND = "--withhold-images --no-train-vision --no-train-projector"
 SHOWN = (
     "parse_rate",
     "title_exact",
@@ -50,7 +47,7 @@ Report = Mapping[str, Any]
 
 def main() -> None:
     """Prepare, train, evaluate and summarize."""
-    parser = argparse.ArgumentParser(description="Judge a model on real photographs.")
+    parser = argparse.ArgumentParser(description="Evaluate a model on real photographs.")
     parser.add_argument("data", type=Path, help="folder of samples with photographs")
     parser.add_argument("out", type=Path, help="folder for data, runs and reports")
     parser.add_argument("--seeds", type=int, default=5, help="how many splits")
@@ -65,12 +62,12 @@ def main() -> None:
         folder = options.out / str(seed)
         report = RunDir(folder / "run").report
         if not report.scores_file.is_file():
-            hold(options.data, folder, recipe, seed)
+            run_split(options.data, folder, recipe, seed)
         reports.append(report.scores())
     print(as_markdown(reports))
 
 
-def hold(data: Path, folder: Path, recipe: str, seed: int) -> None:
+def run_split(data: Path, folder: Path, recipe: str, seed: int) -> None:
     """Split, train a model and its twin, and evaluate, with the commands of the CLI."""
     samples, run, twin = (folder / name for name in ("samples", "run", "twin"))
     if not samples.is_dir():
@@ -95,15 +92,12 @@ def phi_vision(words: str) -> None:
 
 def as_markdown(reports: Sequence[Report]) -> str:
     """Format the means over the seeds: a row per metric, a column per system."""
-    system = [
-        name for name in reports[0]["estimates"] if all(name in r["estimates"] for r in reports)
-    ]
-    lines = ["| | " + " | ".join(system) + " |", "|---" * (len(system) + 1) + "|"]
-    for metric in SHOWN:
-        cells = [cell(reports, name, metric) for name in system]
-        lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+    estimates = [report["estimates"] for report in reports]
+    systems = [name for name in estimates[0] if all(name in each for each in estimates)]
+    rows = [[metric, *(cell(reports, name, metric) for name in systems)] for metric in SHOWN]
     sizes = [f"{report['samples']} in {report['groups']} groups" for report in reports]
-    return "\n".join([*lines, "", "Judged on " + "; ".join(sizes) + "."])
+    table = Table(columns=systems, rows=rows).as_markdown()
+    return f"{table}\nEvaluated on {'; '.join(sizes)}."
 
 
 def cell(reports: Sequence[Report], system: str, metric: str) -> str:

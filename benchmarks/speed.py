@@ -260,11 +260,9 @@ def checkpoints() -> Iterator[Callable[[Setting], Path]]:
 
         def checkpoint(setting: Setting) -> Path:
             place = Path(folder) / f"{setting.hidden}-{setting.crops}"
-            return (
-                place
-                if place.exists()
-                else write_checkpoint(place, *(setting.hidden, setting.crops))
-            )
+            if not place.exists():
+                write_checkpoint(place, setting.hidden, setting.crops)
+            return place
 
         yield checkpoint
 

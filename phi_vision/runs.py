@@ -9,7 +9,7 @@
     plots/           curves as PNG
     report/          the evaluation: see ReportDir
 
-`model.checkpoint.resolve` repeats the name `model`, because it imports nothing of ours.
+`model.checkpoint.resolve` repeats the name `model`, because it may import only `io`.
 """
 
 import itertools

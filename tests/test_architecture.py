@@ -191,7 +191,7 @@ OWNERS = {
     "file names of a run folder": (
         r'"(recipe\.yaml|log\.jsonl|versions\.json|scores\.json|predictions\.jsonl'
         r'|report\.html|report\.md|checkpoints|plots)"',
-        # model/ travels with checkpoints and imports nothing of ours; tests/test_runs.py compares.
+        # model/ travels with checkpoints and may import only io; tests/test_runs.py compares.
         ("runs.py", "model/checkpoint.py"),
     ),
     "HTTP clients": (
@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 33_363
+BUDGET = 33_262
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the

@@ -231,7 +231,7 @@ def test_ctrl_c_in_an_evaluation_says_that_it_resumes(
     monkeypatch.setattr("phi_vision.evaluation.evaluator.run_evaluation", interrupted)
     assert main(["evaluate", "m", "--data", "shop"]) == 130
     assert capsys.readouterr().err == (
-        "phi-vision: interrupted: what is predicted is kept; the same command resumes\n"
+        "phi-vision: interrupted: predictions so far are kept; the same command resumes\n"
     )
 
 

@@ -3,11 +3,13 @@
 import argparse
 
 from phi_vision.cli.reporting import CommandReport
+from phi_vision.io.process import importing
 
 
 def run(options: argparse.Namespace) -> CommandReport:
     """Assemble a base that has seen photographs and read English, for `--model`."""
-    from phi_vision.model.photo_base import build_base
+    with importing():
+        from phi_vision.model.photo_base import build_base
 
     build_base(
         options.out,

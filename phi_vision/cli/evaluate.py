@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> CommandReport:
     try:
         outcome = run_evaluation(options.model, config, bar=progress_bar)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("what is predicted is kept; the same command resumes") from None
+        raise KeyboardInterrupt("predictions so far are kept; the same command resumes") from None
     scores = outcome.scores
     topics = ("missing", "unseen", "unparsed", "thresholds")
     sentences = [sentence for topic in topics for sentence in explain(scores, topic)]

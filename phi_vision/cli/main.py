@@ -33,7 +33,7 @@ EXIT_CODES = {
     1: "a fault of the program, or too little memory: a traceback on stderr",  # of Python's own
     EXIT_MISTAKE: "a mistake in the command or its input, or a failed check: one line on stderr",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
-    EXIT_CLOSED: "what reads the output wants no more of it, as `| head` does",
+    EXIT_CLOSED: "the reader of the output has closed it, as `| head` does",
 }
 """Exit code -> its meaning, for --help."""
 

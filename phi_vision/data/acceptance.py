@@ -121,11 +121,8 @@ class Acceptance:
         raw = {name: np.array([known.get(name, math.nan)]) for name in self.known}
         calibrated = self.calibrate(raw)
         accepted, record = self.accept(calibrated), prediction.record or {}
-        paths = {
-            path: self.back_off(path, [record.get(path)], accepted)[0]
-            for path in self.levels
-            if accepted
-        }
+        levels = [*self.levels] if accepted else []
+        paths = {path: self.back_off(path, [record.get(path)], accepted)[0] for path in levels}
         return Decision(
             {name: float(value) for name, (value,) in calibrated.items() if not np.isnan(value)},
             {name: bool(value) for name, (value,) in accepted.items()},

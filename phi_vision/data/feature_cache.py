@@ -29,7 +29,7 @@ from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.io.process import CACHE_VARIABLE, cache_folder
-from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, count_crops
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 logger = logging.getLogger(__name__)
@@ -146,6 +146,8 @@ class KnownImages:
         self.index = FeatureStore(own, shape, torch.int64, limit=LIMIT)
         self.processor = processor
         self.features: FeatureStore | None = None
+        if own.exists():
+            os.utime(own)  # for `make_space`
 
     def find(self, images: Sequence[bytes]) -> BatchFeature | None:
         """Return what the processor would, but features for crops; None if one is not known.
@@ -160,8 +162,10 @@ class KnownImages:
             slot = self.index.read(_key(image))
             if slot is None:
                 return None
-            sizes.append(slot[0].tolist())
-            for key in slot[1 : 1 + self._count(*sizes[-1])].numpy():
+            height, width = slot[0].tolist()
+            sizes.append([height, width])
+            count = count_crops(height, width, self.processor.crop_size)
+            for key in slot[1 : 1 + count].numpy():
                 if (features := self.features.read(key.tobytes())) is None:
                     return None
                 found.append(features)
@@ -177,7 +181,8 @@ class KnownImages:
     def add(self, images: Sequence[bytes], made: Mapping[str, torch.Tensor]) -> None:
         """Remember the crops into which the processor has cut images."""
         pixels, sizes = made["pixel_values"], made["image_sizes"]
-        counts = [self._count(*size) for size in sizes.tolist()]
+        side = self.processor.crop_size
+        counts = [count_crops(height, width, side) for height, width in sizes.tolist()]
         # Padded to one number of crops, or one image after the other.
         parts = pixels if pixels.ndim == 5 else pixels.split(counts)
         slots = dict[bytes, torch.Tensor]()
@@ -186,11 +191,8 @@ class KnownImages:
             slot[0] = size
             keys = b"".join(crop_keys(crops[:count]))
             slot[1 : 1 + count] = torch.frombuffer(bytearray(keys), dtype=torch.int64).view(-1, 2)
-        with suppress(OSError):  # the tower tells it
+        with suppress(OSError):  # the tower's store warns of it
             self.index.add(slots)
-
-    def _count(self, height: int, width: int) -> int:
-        return 1 + height * width // self.processor.crop_size**2
 
 
 class CachedTower:
@@ -229,9 +231,8 @@ class CachedTower:
         store, device = self._store(pixel_values), pixel_values.device
         keys = crop_keys(pixel_values)
         features = {key: held.to(device) for key in keys if (held := store.read(key)) is not None}
-        missing = {
-            key: crop for key, crop in zip(keys, pixel_values, strict=True) if key not in features
-        }
+        crops = dict(zip(keys, pixel_values, strict=True))
+        missing = {key: crop for key, crop in crops.items() if key not in features}
         if missing:
             # As fast as more at once, in less memory.
             parts = torch.stack(list(missing.values())).split(8 if device.type == "cpu" else 64)
@@ -286,9 +287,7 @@ def cache_features(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logger.warning(
-            "no feature cache: %s; %s=FOLDER chooses another place", error, CACHE_VARIABLE
-        )
+        logger.warning("no feature cache: %s; %s=FOLDER chooses another", error, CACHE_VARIABLE)
         return None
     tower = next(module for module in model.modules() if isinstance(module, Phi3VTower))
     images = KnownImages(folder, processor) if processor and in_training else None
@@ -299,9 +298,8 @@ def cache_features(
 
 def crop_keys(crops: torch.Tensor) -> list[bytes]:
     """Digest each of N crops."""
-    return [
-        _key(crop.data) for crop in crops.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
-    ]
+    raw = crops.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
+    return [_key(crop.data) for crop in raw]
 
 
 def _key(content: bytes | memoryview) -> bytes:

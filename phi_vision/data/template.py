@@ -381,9 +381,7 @@ def find_template(name: str) -> Template:
     is_invalid = not isinstance(values, dict) or not {"question", "answer"} <= set(values) <= known
     if is_invalid or not all(isinstance(value, str) for value in values.values()):
         entries = values.items() if isinstance(values, dict) else ()
-        named = (
-            f"{name}" if isinstance(v, str) else f"{name}: {v!r}, no text" for name, v in entries
-        )
+        named = (f"{n}" if isinstance(v, str) else f"{n}: {v!r}, no text" for n, v in entries)
         found = ", ".join(named) or type(values).__name__.replace("NoneType", "nothing")
         raise failure("no_template_file", file=file, found=found)
     template = {"name": file.stem, "layout": "chat"} | values

@@ -173,11 +173,8 @@ def _find_report(folder: Path) -> ReportDir:
     report = next((each for each in candidates if each.predictions_file.is_file()), None)
     if report is None:
         if not folder.is_dir():
-            found = (
-                "it is a file"
-                if folder.exists()
-                else "there is no such folder" + suggestion(folder)
-            )
+            absent = "there is no such folder" + suggestion(folder)
+            found = "it is a file" if folder.exists() else absent
             raise failure("no_folder", folder=folder, found=found)
         found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise failure("no_report", folder=folder, found=found, out=candidates[0].path)

@@ -182,13 +182,13 @@ def confusion(
         column = places.get(record[field], others) if field in record else unparsed
         counts[places.get(each.truth[field], others), column] += 1
     names = [EMPTY if value is None else str(value) for value in ranked]
-    labels = np.array([*names, OTHERS, UNPARSED])
+    titles = np.array([*names, OTHERS, UNPARSED])
     rows, columns = np.arange(others + 1), np.arange(others + 2)
     rows = rows[(rows < others) | counts.any(axis=1)]
     columns = columns[(columns < others) | counts.any(axis=0) | np.isin(columns, rows)]
     return Confusion(
-        labels=tuple(labels[rows].tolist()),
-        predicted=tuple(labels[columns].tolist()),
+        labels=tuple(titles[rows].tolist()),
+        predicted=tuple(titles[columns].tolist()),
         counts=counts[np.ix_(rows, columns)],
     )
 

@@ -129,9 +129,8 @@ def _cancellation(
                 row.finish_reason = "cancelled"
             raise _CancelledError
 
-    kinds = (
-        (Phi3DecoderLayer, CLIPEncoderLayer) if any(r.request.is_cancelled for r in rows) else ()
-    )
+    is_watched = any(row.request.is_cancelled for row in rows)
+    kinds = (Phi3DecoderLayer, CLIPEncoderLayer) if is_watched else ()
     layers = [module for module in network.modules() if isinstance(module, kinds)]
     hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:

@@ -43,11 +43,8 @@ class TokenDecoder:
         self._controls = control_tokens(tokenizer)
         names = enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         if isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
-            partial = (
-                number
-                for number, name in names
-                if number not in self._controls and not _is_text(_byte_level(name))
-            )
+            texts = ((number, name) for number, name in names if number not in self._controls)
+            partial = (number for number, name in texts if not _is_text(_byte_level(name)))
         else:
             partial = (number for number, name in names if BYTE_TOKEN.fullmatch(name))
         self._partial = frozenset(partial)
@@ -263,12 +260,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 
     Some vocabularies flag them, too: "Müller", whose "ü" is two of them, would become "Mller".
     """
-    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
-    return frozenset(
-        number
-        for number, token in added.items()
-        if token.special and not BYTE_TOKEN.fullmatch(token.content)
-    )
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
+    special = {number: token.content for number, token in added if token.special}
+    return frozenset(n for n, text in special.items() if not BYTE_TOKEN.fullmatch(text))
 
 
 @lru_cache(maxsize=2)  # A tenth of a second for the official vocabulary of 32,064 tokens.

@@ -66,9 +66,7 @@ def model_identity(model: str) -> list[str]:
             return [model]
         base = adapter_base(str(path))
     # A model's files are siblings, subfolders may be checkpoints in progress; locks are hidden.
-    files = (
-        [path] if path.is_file() else sorted(each for each in path.glob("[!.]*") if each.is_file())
-    )
+    files = [path] if path.is_file() else sorted(filter(Path.is_file, path.glob("[!.]*")))
     facts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     return [model, *facts, *(model_identity(base) if base is not None else [])]
 

@@ -161,9 +161,8 @@ def macro_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Average F1 over the true categories, as scikit-learn's `f1_score(average="macro",
     labels=true)`. Values are rows of (true, predicted) numbers from 0; −1 for one never true."""
     values, counts = _known(values, counts)
-    true, predicted = (
-        values[:, [side]] == np.arange(values.max(initial=-1) + 1) for side in (0, 1)
-    )
+    classes = np.arange(values.max(initial=-1) + 1)
+    true, predicted = (values[:, [side]] == classes for side in (0, 1))
     times_true, times_predicted = counts @ true, counts @ predicted
     f1 = _divide(2 * (counts @ (true & predicted)), times_true + times_predicted)
     occurs = times_true > 0

@@ -75,9 +75,7 @@ def count_unseen(
     counts = {}
     for field in template.class_fields:
         known = {None, *(record.get(field) for record in records)}
-        pairs = [
-            ((each.prediction.record or {}).get(field), each.truth[field]) for each in predictions
-        ]
+        pairs = [((e.prediction.record or {}).get(field), e.truth[field]) for e in predictions]
         unseen = [value == true for value, true in pairs if value not in known]
         lacking = sum(true not in known for _, true in pairs)
         counts[field] = UnseenCounts(len(unseen), sum(unseen), lacking)
@@ -119,9 +117,8 @@ def measure_leakage(
     clean = np.array([sample.id not in leaked for sample in samples])
     if clean.all() or not clean.any():
         return Leakage(leaked, without={}, effect={})
-    without, on_all = (
-        on_subset(metrics, values, counts, mask) for mask in (clean, np.ones_like(clean))
-    )
+    masks = (clean, np.ones_like(clean))
+    without, on_all = (on_subset(metrics, values, counts, mask) for mask in masks)
     effect = {name: on_all[name].minus(each) for name, each in without.items()}
     return Leakage(leaked, with_intervals(without), with_intervals(effect))
 
@@ -147,9 +144,8 @@ def find_slices(
     for field in (*template.fields_of("category"), *template.fields_of("boolean")):
         named[field] = _by_category([record[field] for record in records])
     for field in template.fields_of("path"):
-        named[f"{field}, level 1"] = _by_category(
-            [next(iter(levels_of(r[field])), None) for r in records]
-        )
+        tops = [next(iter(levels_of(record[field])), None) for record in records]
+        named[f"{field}, level 1"] = _by_category(tops)
     for field in template.fields_of("number"):
         named[field] = _by_number(*([each[field] for each in side] for side in (records, known)))
     named["image size"] = _by_image_size(samples)

@@ -18,15 +18,14 @@ Only the projection between the two is new: its weights are random until it is t
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from torch import nn
+from tokenizers import Tokenizer, processors
 from transformers import Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 
 from .checkpoint import UNTRAINED
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig, describe_tower
@@ -37,25 +36,12 @@ from .processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 failure = error_texts(__file__)
 Weights = dict[str, torch.Tensor]
 
-EXAMPLES = {"tower": "facebook/dinov2-small", "decoder": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+KNOWN = read_yaml(__file__, "known_parts.yaml")
+"""Tower and decoder of the base `photo`, and the form that others must have."""
 
-STREAM = 2.0**-13  # scale of the residual stream, which remains beside the last norm
+STREAM = 2.0**-13  # of the residual stream: too small to change what the last norm makes of it
 BELOW_EPSILON = 2.0**-20  # further scale of the input of the first norm
 TOKEN_SCALE = 0.9  # of a new token's row: with tied embeddings an equal row would tie in the logits
-
-# What a decoder must have, and so must a tower: the only form that fits the official layers.
-DECODER_FORM = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-}
-TOWER_FORM = {
-    "model_type": "dinov2",
-    "hidden_act": "gelu",
-    "qkv_bias": True,
-    "use_swiglu_ffn": False,
-}
 
 BEGIN, END = "<s>", STOP_TOKENS[0]
 # New token -> texts whose mean row it starts from, those that the vocabulary has.
@@ -70,13 +56,6 @@ STARTS = {
 }
 
 
-class Assembled(NamedTuple):
-    """A model with its processor."""
-
-    model: Phi3VForCausalLM
-    processor: Phi3VProcessor
-
-
 def assemble(
     tower: Dinov2Model,
     decoder: LlamaForCausalLM,
@@ -84,7 +63,7 @@ def assemble(
     *,
     crop_size: int,
     num_crops: int = 1,
-) -> Assembled:
+) -> tuple[Phi3VForCausalLM, Phi3VProcessor]:
     """Assemble a checkpoint of the official layout; parts that do not fit are a ValueError.
 
     Args:
@@ -94,8 +73,8 @@ def assemble(
         crop_size: Side of a crop in pixels, a multiple of two patches.
         num_crops: Maximum crops of an image, besides its global view.
     """
-    check_form("tower", tower.config, TOWER_FORM)
-    check_form("decoder", decoder.config, DECODER_FORM)
+    check_form("tower", tower.config)
+    check_form("decoder", decoder.config)
     if crop_size % (2 * tower.config.patch_size):
         patch = tower.config.patch_size
         raise failure("crop_size", size=crop_size, patch=patch, step=2 * patch)
@@ -131,7 +110,7 @@ def assemble(
         parameter.data.copy_(separator.expand_as(parameter))
     side = crop_size // tower.config.patch_size // 2
     crops = Phi3VImageProcessor(num_crops=num_crops, crop_size=crop_size, num_img_tokens=side**2)
-    return Assembled(model.eval(), Phi3VProcessor(crops, adapted))
+    return model.eval(), Phi3VProcessor(crops, adapted)
 
 
 def _make_config(
@@ -155,10 +134,10 @@ def _make_config(
     )
 
 
-def check_form(part: str, config: Any, form: Mapping[str, object]) -> None:
+def check_form(part: str, config: Any) -> None:
     """Check that a part has the form of the official layers, or raise a ValueError."""
-    named = {"part": part, "example": EXAMPLES[part]}
-    for name, expected in form.items():
+    named = {"part": part, "example": KNOWN[part]["hub"]}
+    for name, expected in KNOWN[part]["form"].items():
         if (found := getattr(config, name, None)) != expected:
             raise failure("other_form", name=name, found=found, expected=expected, **named)
     width, heads = config.hidden_size, config.num_attention_heads
@@ -184,15 +163,16 @@ def convert_tower(tower: Dinov2Model, vision_config: Mapping[str, Any]) -> Weigh
         given["embeddings.patch_embeddings.projection.weight"],
         given["embeddings.patch_embeddings.projection.bias"],
     )
-    class_position, positions = given["embeddings.position_embeddings"][0].tensor_split([1])
-    side = vision_config["image_size"] // vision_config["patch_size"]
-    positions = resize_positions(positions, side) + patch_bias
+    size = vision_config["image_size"]
+    shape = torch.empty(1, 1 + (size // vision_config["patch_size"]) ** 2, width)
+    resized = tower.embeddings.interpolate_pos_encoding(shape, size, size).detach()[0].float()
+    class_position, positions = resized.tensor_split([1])
     class_token = given["embeddings.cls_token"][0] + class_position
     small, epsilon = STREAM * BELOW_EPSILON, vision_config["layer_norm_eps"]
     converted = {
         "embeddings.patch_embedding.weight": small * patches,
         "embeddings.position_embedding.weight": small
-        * torch.cat([torch.zeros(1, width), positions]),
+        * torch.cat([torch.zeros(1, width), positions + patch_bias]),
         "embeddings.class_embedding": small * class_token[0],
         "pre_layrnorm.weight": torch.full((width,), epsilon**0.5 / BELOW_EPSILON),
         "pre_layrnorm.bias": torch.zeros(width),
@@ -211,25 +191,11 @@ def _take_clip_pixels(
     weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewrite a patch embedding of ImageNet's pixels for CLIP's: another mean and deviation."""
-    image_processor = Phi3VImageProcessor()
-    mean, std = (
-        torch.tensor(each) for each in (image_processor.image_mean, image_processor.image_std)
-    )
-    other_mean, other_std = (
-        torch.tensor(each) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
+    crops = Phi3VImageProcessor()
+    mean, std = torch.tensor([crops.image_mean, crops.image_std])
+    other_mean, other_std = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD])
     shift = (weight.sum(dim=(2, 3)) * ((mean - other_mean) / other_std)).sum(dim=1)
     return weight * (std / other_std).view(1, 3, 1, 1), bias + shift
-
-
-def resize_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Resize positions of patches, (n * n, D) -> (side * side, D), as DINOv2 does itself."""
-    old = round(len(positions) ** 0.5)
-    if old == side:
-        return positions
-    grid = positions.view(1, old, old, -1).permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
-    return resized[0].flatten(1).T
 
 
 def _convert_layer(given: Mapping[str, torch.Tensor], at: int) -> Weights:
@@ -302,12 +268,13 @@ def adapt_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
     Its end-of-turn token is renamed to `<|end|>`; the others are added at the end, unless they are
     there. Each text begins with `<s>`, as with the official tokenizer.
     """
+    example = KNOWN["decoder"]["hub"]
     if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token is None:
-        raise failure("no_tokenizer", kind=type(tokenizer).__name__, example=EXAMPLES["decoder"])
+        raise failure("no_tokenizer", kind=type(tokenizer).__name__, example=example)
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary, added = described["model"]["vocab"], described["added_tokens"]
     if not isinstance(vocabulary, dict):
-        raise failure("no_vocabulary", kind=described["model"]["type"], example=EXAMPLES["decoder"])
+        raise failure("no_vocabulary", kind=described["model"]["type"], example=example)
     for token in added:
         if token["content"] == tokenizer.eos_token:
             token["content"] = END
@@ -318,16 +285,12 @@ def adapt_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
         ids[token] = 1 + max(ids.values())
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added.append({"id": ids[token], "content": token, **plain, "special": True})
-    begin = {"SpecialToken": {"id": BEGIN, "type_id": 0}}
-    one, other = ([begin, {"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
-    described["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": one,
-        "pair": one + other,
-        "special_tokens": {BEGIN: {"id": BEGIN, "ids": [ids[BEGIN]], "tokens": [BEGIN]}},
-    }
+    adapted = Tokenizer.from_str(json.dumps(described))
+    adapted.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=[(BEGIN, ids[BEGIN])]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        tokenizer_object=adapted,
         bos_token=BEGIN,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",

@@ -117,11 +117,8 @@ class BlockwiseAttention(torch.autograd.Function):
             to_key, to_value = (torch.zeros_like(q_GLD, dtype=summed) for _ in range(2))
             for block in _blocks(query, ctx.is_causal):
                 start, end, keys = block
-                weights_GSE = (
-                    kept.pop()
-                    if kept
-                    else _probabilities(q_GLD, k_GLD, _part(hidden, chunk), block, ctx)
-                )
+                given = (q_GLD, k_GLD, _part(hidden, chunk), block, ctx)
+                weights_GSE = kept.pop() if kept else _probabilities(*given)
                 grad_GSD = grad_GLD[:, start:end]
                 to_value[:, :keys] += torch.bmm(weights_GSE.transpose(1, 2), grad_GSD)
                 grad_GSE = torch.bmm(grad_GSD, _turn(v_GLD, keys))

@@ -97,7 +97,10 @@ def load_model(
 
 
 def load_processor(source: str | Path, config: Phi3VConfig | None = None) -> Phi3VProcessor:
-    """Load the processor of a checkpoint, an adapter (or its base) or hub id; a config tests it."""
+    """Load the processor of a checkpoint, an adapter (or its base) or hub id.
+
+    With a config, check that both fit.
+    """
     place = resolve(source)
     if not (Path(place) / "preprocessor_config.json").is_file():
         place = adapter_base(place) or place
@@ -202,9 +205,7 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
         return {}
     sizes = {(part, name): shapes[part + weight][place] for part, name, weight, place in SIZES}
     for part in (DECODER, TOWER):
-        numbers = (
-            re.match(rf"{re.escape(part)}(?:encoder\.)?layers\.(\d+)\.", name) for name in shapes
-        )
+        numbers = (re.match(rf"{re.escape(part)}(?:encoder\.)?layers\.(\d+)\.", n) for n in shapes)
         sizes[part, "num_hidden_layers"] = 1 + max(int(found[1]) for found in numbers if found)
     patches = shapes[f"{TOWER}embeddings.position_embedding.weight"][0] - 1
     sizes[TOWER, "image_size"] = math.isqrt(patches) * sizes[TOWER, "patch_size"]

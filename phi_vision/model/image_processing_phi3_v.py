@@ -99,7 +99,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         limit, size = num_crops or self.num_crops, self.crop_size
         rgb = [_as_rgb(image) for image in loaded]
         sizes = [padded_size(image.width, image.height, limit, size) for image in rgb]
-        counts = [1 + height * width // size**2 for height, width in sizes]
+        counts = [count_crops(*each, size) for each in sizes]
         # Every image writes to its own part of the result.
         if self.pad_crops if pad_crops is None else pad_crops:
             pixel_values = torch.zeros(len(rgb), 1 + limit, 3, size, size)
@@ -187,6 +187,11 @@ def padded_size(width: int, height: int, num_crops: int, crop_size: int) -> tupl
     longer, shorter = resized_size(max(width, height), min(width, height), num_crops, crop_size)
     padded = math.ceil(shorter / crop_size) * crop_size
     return (longer, padded) if width < height else (padded, longer)
+
+
+def count_crops(height: int, width: int, crop_size: int) -> int:
+    """Count the crops of a padded image, the global view included."""
+    return 1 + height * width // crop_size**2
 
 
 def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:

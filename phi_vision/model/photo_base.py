@@ -17,9 +17,9 @@ from phi_vision.io.atomic import atomic_folder, temporary_folder, write_text
 from phi_vision.io.hashing import sha256
 from phi_vision.io.process import CACHE_FOLDER, cache_folder
 
-from .assembly import assemble
+from .assembly import KNOWN, assemble
 from .checkpoint import PHOTO
-from .parts import KNOWN, Found, find_part, read_decoder, read_tower
+from .parts import Found, find_part, read_decoder, read_tower
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +78,15 @@ def build_base(
 def _describe(name: str, found: dict[str, Found], crop_size: int, num_crops: int) -> str:
     rows, notices = [], []
     for part, each in sorted(found.items(), reverse=True):
-        file = each.place
-        file = next(iter(sorted(file.glob("*.safetensors"))), file) if file.is_dir() else file
-        digest = sha256(file.resolve()) if file.is_file() else "several files"
+        files = [*each.place.glob("*.safetensors")] if each.place.is_dir() else [each.place]
+        digest = sha256(files[0].resolve()) if len(files) == 1 else "several files"
         rows.append(f"| {part} | {each.origin} | `{digest}` | {_licence(part, each)} |")
         if _is_known(part, each):
             notices.append(f"- {KNOWN[part]['notice']}")
     text = (Path(__file__).parent / "templates" / "photo_base_card.md").read_text(encoding="utf-8")
     return text.format(
         name=name,
+        license="apache-2.0" if len(notices) == len(found) else "other",
         rows="\n".join(rows),
         notices="\n".join(notices) or "Those of the parts above.",
         crop_size=crop_size,
@@ -100,4 +100,5 @@ def _licence(part: str, found: Found) -> str:
 
 def _is_known(part: str, found: Found) -> bool:
     known = KNOWN[part]
-    return found.origin.startswith(known["hub"]) or found.place.name == Path(known["file"]).name
+    is_hub = found.origin.partition(",")[0] == known["hub"]
+    return is_hub or found.place.name == Path(known["file"]).name

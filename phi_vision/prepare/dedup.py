@@ -78,9 +78,8 @@ class Links(NamedTuple):
     def edges(self) -> Indices:
         """Link each key's first row to its others, and near keys by their first rows."""
         firsts = self.first_rows()
-        edges = np.concatenate(
-            [np.stack([firsts[self.keys], self.rows], axis=1), firsts[self.near]]
-        )
+        same = np.column_stack([firsts[self.keys], self.rows])
+        edges = np.concatenate([same, firsts[self.near]])
         apart: Indices = edges[edges[:, 0] != edges[:, 1]]  # near keys may be of one row
         return apart
 

@@ -7,13 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from phi_vision.data.template import (
-    CATEGORY_FIRST,
-    CONVERSATION,
-    PRODUCT,
-    Template,
-    find_template,
-)
+from phi_vision.data.template import CATEGORY_FIRST, CONVERSATION, PRODUCT, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.cell_kinds import (
     READERS,
@@ -89,9 +83,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         raise failure(
             "missing_fields", name=template.name, names=names, found=found, first=missing[0]
         )
-    cells = {
-        field: [cell_of(row, column) for row in first] for field, column in columns.fields.items()
-    }
+    cells = {name: [cell_of(row, at) for row in first] for name, at in columns.fields.items()}
     kinds = dict[str, str]()
     if template:
         others = [name for name in cells if name not in template.fields]

@@ -26,10 +26,7 @@ from phi_vision.synthetic.drawing import COLOURS, Garment, Scene
 
 _SETTINGS: Mapping[str, Any] = read_yaml(__file__)
 TEMPLATE = Template(
-    name="attributes",
-    question=_SETTINGS["question"],
-    answer=_SETTINGS["answer"],
-    layout="chat",
+    name="attributes", question=_SETTINGS["question"], answer=_SETTINGS["answer"], layout="chat"
 )
 WEIGHT_NOISE = 0.08  # standard deviation of the logarithm of a style's weight
 _EMPTY_CELL, _EMPTY_STYLE = 0.05, 0.08  # fraction of cells, and of styles without any attribute
@@ -131,12 +128,9 @@ def ceilings(pairs: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]]) -
     """
     told, true = ([TEMPLATE.select(each) for each in side] for side in zip(*pairs, strict=True))
     chance = {f"{name}_missing_f1" for name in _OPTIONAL if all(e[name] is not None for e in told)}
-    found = {name: metric(told, true) for name, metric in metrics_for(TEMPLATE).items()}
-    return {
-        name: round(value, 6)
-        for name, value in found.items()
-        if name not in chance and math.isfinite(value)
-    }
+    metrics = metrics_for(TEMPLATE).items()
+    found = {name: metric(told, true) for name, metric in metrics if name not in chance}
+    return {name: round(value, 6) for name, value in found.items() if math.isfinite(value)}
 
 
 def count_empty(records: Sequence[Mapping[str, Value]]) -> dict[str, int]:

@@ -110,9 +110,7 @@ def write_catalog(
     with atomic_folder(out) as folder:
         with parallel_map(rows) as run:
             seeds = (f"{seed} {product.record['product_code']}" for product in products)
-            garments, markets = zip(
-                *((each.garment, each.market) for each in products), strict=True
-            )
+            garments, markets = zip(*((p.garment, p.market) for p in products), strict=True)
             images = run(_draw_product, garments, seeds, markets)
             for done, (product, image) in enumerate(zip(products, images, strict=True), start=1):
                 cell = {"bytes": image, "path": f"{product.record['product_code']}.jpg"}

@@ -7,18 +7,12 @@ Parts that too few groups share are invented.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.column_models import (
-    NEW_WORD,
-    RARE,
-    Column,
-    Frequencies,
-    count,
-    shape_of,
-)
+from phi_vision.synthetic.column_models import NEW_WORD, RARE, Column, Frequencies, count, shape_of
 from phi_vision.synthetic.observation import LIST_MARK, OF_PATHS, SEPARATORS
 
 _ITEMS, _LENGTHS, _STARTS = "items", "lengths", "starts"  # tables of a column's `words`
@@ -126,9 +120,5 @@ def _start(column: Column, text: str, known: set[Value]) -> str:
 
 def _table(values: Iterable[str]) -> Frequencies:
     """Count values that may all be named."""
-    counts: dict[Value, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return Frequencies(
-        named=tuple(sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0]))))
-    )
+    counts = Counter[Value](values)
+    return Frequencies(named=tuple(sorted(counts.items(), key=lambda p: (-p[1], str(p[0])))))

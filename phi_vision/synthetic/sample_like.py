@@ -142,9 +142,7 @@ class _Synthesizer:
                 done += len(block)
                 for split, file in files.items():
                     cells = [_cells(row, images) for row in block if row.split == split]
-                    arrays = [
-                        _array([row.get(each.name) for row in cells], each) for each in schema
-                    ]
+                    arrays = [_array([row.get(f.name) for row in cells], f) for f in schema]
                     file.write_table(pa.Table.from_arrays(arrays, schema=schema), _ROW_GROUP)
         return redrawn
 

@@ -229,9 +229,7 @@ def _lora_config(model: Model, recipe: Recipe) -> LoraConfig:
     if not isinstance(model, PeftModel):
         check_adapter_targets(model, targets)
     targets += TOWER_TARGETS if recipe.train_vision else []
-    frozen = [
-        name for name in _frozen_modules(model, recipe.vision_layers) if _last(name) in targets
-    ]
+    frozen = [n for n in _frozen_modules(model, recipe.vision_layers) if _last(n) in targets]
     return LoraConfig(
         **{name: getattr(recipe, name) for name in LORA_FIELDS},
         task_type="CAUSAL_LM",
@@ -277,11 +275,15 @@ def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
 
 def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
     """Check that decoder and tower have LoRA weights where they are to be trained."""
-    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    modules = [name for name, _ in model.named_modules()]
+    adapted = {name.removesuffix(".lora_A") for name in modules if _last(name) == "lora_A"}
     if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
         raise failure("no_decoder_adapter")
-    if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
-        raise failure("no_tower_adapter")
+    if recipe.train_vision:
+        frozen = {*adapted, *_frozen_modules(model, recipe.vision_layers)}
+        tower = [name for name in modules if "vision_model" in name and name not in frozen]
+        if missing := [name for name in tower if _last(name) in TOWER_TARGETS]:
+            raise failure("no_tower_adapter", count=len(missing), example=missing[0])
 
 
 def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:

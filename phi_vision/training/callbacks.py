@@ -324,9 +324,7 @@ def check_gradients(model: nn.Module) -> None:
 
 
 @contextmanager
-def explain_out_of_memory(
-    recipe: Recipe, *, doing: Callable[[], str] | None = None
-) -> Iterator[None]:
+def explain_out_of_memory(recipe: Recipe, doing: Callable[[], str] | None = None) -> Iterator[None]:
     """Turn out-of-memory errors of a GPU or a CPU into a ValueError with the settings to change."""
     try:
         yield

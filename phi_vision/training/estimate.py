@@ -26,7 +26,7 @@ from phi_vision.io.image_decoding import image_size
 from phi_vision.model.blockwise_attention import BLOCKWISE
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
-from phi_vision.model.image_processing_phi3_v import padded_size
+from phi_vision.model.image_processing_phi3_v import count_crops, padded_size
 from phi_vision.training import gpus, memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
@@ -197,7 +197,7 @@ def worker_bytes(recipe: Recipe, load: Workload, *, on_gpu: bool) -> float:
     """Estimate the memory of the processes that prepare batches."""
     side = load.config.tower.image_size
     largest = largest_batch(load.rows, recipe.per_device_train_batch_size)
-    crops = sum(height * width // side**2 + 1 for height, width in largest.images)
+    crops = sum(count_crops(*size, side) for size in largest.images)
     ready = READY_BATCHES * crops * 3 * side**2 * 4  # pixels in float32
     return float(loader_workers(recipe, on_gpu=on_gpu) * (WORKER_BYTES + ready))
 
@@ -224,7 +224,7 @@ def resident_bytes() -> int:
 
 def measure_data(recipe: Recipe) -> Workload:
     """Load and measure the samples, or raise ValueError if they cannot be trained with."""
-    recipe = replace(recipe, streaming=False)  # all rows are measured
+    recipe = replace(recipe, streaming=False, augmentation=())  # all rows, images as they are
     training, validation = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
     template = setup.choose_template(recipe, training)
@@ -239,13 +239,12 @@ def measure_data(recipe: Recipe) -> Workload:
     sizes = [measure(collator, sample) for sample in training]
     few = [*training[:: -(-len(training) // MAX_LOADED)]]
     rows = setup.make_rows(recipe, config, training, training_lengths)
+    assert isinstance(rows, SampleRows)
     return Workload(
         config=config,
         training=sizes,
         validation=[measure(collator, sample) for sample in validation],
-        rows=[pack_sizes([sizes[place] for place in row]) for row in rows.places]
-        if isinstance(rows, SampleRows) and rows.places
-        else sizes,
+        rows=[pack_sizes([sizes[place] for place in row]) for row in rows.places or ()] or sizes,
         shared_groups=len({s.group for s in training} & {s.group for s in validation}),
         new_tokens=setup.max_new_tokens(template) if recipe.eval_samples else 0,
         loading=gpus.best_seconds(lambda: collator(few)) / len(few),
@@ -322,9 +321,9 @@ def _find_changes(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> list[Change]
     return changes
 
 
-def options_of(change: str, recipe: Recipe) -> str | None:
+def options_of(name: str, recipe: Recipe) -> str | None:
     """Format the options of one of `CHANGES`; None if it has no effect on a recipe."""
-    options, apply = CHANGES[change]
+    options, apply = CHANGES[name]
     return None if (smaller := apply(recipe)) == recipe else options.format(**vars(smaller))
 
 

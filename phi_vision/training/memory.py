@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attention
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.decoder_functions import use_decoder_functions
+from phi_vision.model.image_processing_phi3_v import count_crops
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.lora_function import use_lora_function
@@ -186,9 +187,9 @@ def evaluation_cost(setting: Setting, batch: BatchShape, *, new_tokens: int) -> 
     with _tracked_model(setting, batch, batches=2) as (tracker, model, forward), torch.no_grad():
         model.eval()
         with tracker.counting_for("cache"):
-            cache = torch.empty(shape if new_tokens else 0, dtype=setting.precision)
+            held = torch.empty(shape if new_tokens else 0, dtype=setting.precision)
         forward()
-        del cache
+        del held
     return dict(tracker.peak)
 
 
@@ -201,7 +202,7 @@ def _tracked_model(
         model = _build(setting)
     sizes = torch.tensor(batch.images)  # real numbers, made outside of the fake mode
     side = setting.config.tower.image_size
-    crops = sum((height // side) * (width // side) + 1 for height, width in batch.images)
+    crops = sum(count_crops(*size, side) for size in batch.images)
     tracker = MemoryTracker()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         model.to_empty(device="cpu")

@@ -38,15 +38,12 @@ PENALTY = 0.1  # of the regression on standardised inputs, times the number of v
 
 @torch.no_grad()
 def start_projection(
-    model: nn.Module,
-    processor: Phi3VProcessor,
-    samples: Sequence[Sample],
-    template: Template,
+    model: nn.Module, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
 ) -> None:
     """Set the projection so that image tokens are near the words of their images' categories.
 
-    Of their texts, where the template has no category. Raises ValueError if fewer than two samples
-    have an image and such a value.
+    Where the template has no category, near the words of their texts. Raises ValueError if fewer
+    than two samples have an image and such a value.
     """
     fields = template.class_fields or template.fields_of("text")
     chosen = [
@@ -122,9 +119,8 @@ def separate(
     mean = words_CH.mean(dim=0)
     left, lengths, right = torch.linalg.svd(words_CH - mean, full_matrices=False)
     differ = lengths > 1e-6 * mean.norm()
-    apart_CH = mean + lengths[differ].sum() / max(int(differ.sum()), 1) * (
-        left[:, differ] @ right[differ]
-    )
+    distance = lengths[differ].sum() / max(int(differ.sum()), 1)
+    apart_CH = mean + distance * (left[:, differ] @ right[differ])
     return apart_CH[category_N], (counts_C.mean() / counts_C)[category_N]
 
 
@@ -133,16 +129,15 @@ def fit_ridge(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit targets (N, H) by standardised inputs (N, D), with a penalty: weight (H, D), bias (H).
 
-    Input:  inputs of 1,818 views, 576 wide, targets 576 wide, weights of the views
+    Input:  inputs of 1,818 views, 576 wide, targets 576 wide, weights, on average 1
     Output: (576, 576), (576,), such that inputs @ weight.T + bias is near the targets
     """
-    shares_N1, std = (weights / weights.sum())[:, None], inputs.std(dim=0).clamp_min(1e-6)
-    mean, offset = (shares_N1 * inputs).sum(dim=0), (shares_N1 * targets).sum(dim=0)
-    scaled = (inputs - mean) / std
-    weighted = len(inputs) * shares_N1 * scaled
-    penalty = PENALTY * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    weight = torch.linalg.solve(scaled.T @ weighted + penalty, weighted.T @ (targets - offset))
-    return weight.T / std, offset - weight.T / std @ mean
+    from sklearn.linear_model import Ridge  # a second
+
+    std = inputs.std(dim=0).clamp_min(1e-6)
+    ridge = Ridge(alpha=PENALTY * len(inputs))
+    ridge.fit((inputs / std).numpy(), targets.numpy(), sample_weight=weights.numpy())
+    return torch.from_numpy(ridge.coef_) / std, torch.from_numpy(ridge.intercept_)
 
 
 def _changed(chosen: Sequence[tuple[Sample, str]]) -> Iterator[tuple[Sample, str]]:

@@ -254,7 +254,7 @@ def dpo() -> Recipe:
 
 
 def photo() -> Recipe:
-    """Train adapters and projector of phi-vision-photo on photographs; alpha and rates for it."""
+    """Train the projector and adapters, also in the tower's last layers, of phi-vision-photo."""
     return lora(
         "photo",
         model="phi-vision-photo",

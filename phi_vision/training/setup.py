@@ -80,18 +80,16 @@ def prepare(recipe: Recipe) -> Setup:
     template = choose_template(recipe, training)
     if are_conversations(training) or (validation and recipe.eval_samples):
         check_fields(samples, template)
-    best_metric(recipe, template)  # is one
+    best_metric(recipe, template)  # raises for an unknown one
     check_hue(recipe.augmentation, training, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
     base_fingerprint, config = fingerprint_base(recipe.model), trainable.model.config
     # Sharded, the processes run the tower together, or not at all.
-    known_images = None
+    known = None
     if not recipe.train_vision and recipe.sharding == "none":
         cutter = trainable.processor.image_processor
-        known_images = cache_features(
-            trainable.model, cutter, in_training=recur(recipe.augmentation)
-        )
+        known = cache_features(trainable.model, cutter, in_training=recur(recipe.augmentation))
     _start_projector(recipe, trainable, training, template)
     # What is streamed is checked in its step.
     longest = config.max_position_embeddings if recipe.streaming else None
@@ -99,7 +97,7 @@ def prepare(recipe: Recipe) -> Setup:
         processor=trainable.processor,
         template=template,
         max_length=recipe.max_length or longest,
-        known_images=known_images,
+        known_images=known,
     )
     split_at = packing.original_context(config)
     # Packing needs all lengths; else it is enough to know that they are within the limits.
@@ -116,9 +114,7 @@ def prepare(recipe: Recipe) -> Setup:
     check_labels(batch, max_share=1.0 if are_conversations(first) else MAX_SUPERVISED_SHARE)
     check_prompt(collator, first[0], batch)
     rows = make_rows(recipe, config, training, training_lengths)
-    steps = count_steps(recipe, len(training))
-    if not isinstance(rows, StreamedRows):
-        steps = count_steps(recipe, len(rows))
+    steps = count_steps(recipe, 0 if isinstance(rows, StreamedRows) else len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
 
@@ -229,10 +225,8 @@ def make_rows(
 ) -> SampleRows | AugmentedRows | StreamedRows:
     """Put each sample into a row of its own, or pack them; change images as the recipe says."""
     if recipe.streaming:
-        batch_rows = recipe.per_device_train_batch_size * world_size()
-        return StreamedRows(
-            recipe.data, recipe.group_column, seed=recipe.seed, batch_rows=batch_rows
-        )
+        batch = recipe.per_device_train_batch_size * world_size()
+        return StreamedRows(recipe.data, recipe.group_column, seed=recipe.seed, batch_rows=batch)
     rows = SampleRows(training)
     if recipe.pack_length is not None:
         split_at = packing.original_context(config)

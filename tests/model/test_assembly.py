@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import Dinov2Model, LlamaForCausalLM
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from phi_vision.model.assembly import adapt_tokenizer, assemble, resize_positions
+from phi_vision.model.assembly import adapt_tokenizer, assemble
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.recipes import RECIPES
@@ -97,18 +97,10 @@ def test_an_image_and_a_question_are_answered(tmp_path: Path) -> None:
 
 def test_the_same_parts_give_the_same_weights() -> None:
     one, other = (
-        assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=28).model.state_dict()
+        assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=28)[0].state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_positions_are_resized_as_dinov2_resizes_them() -> None:
-    tower = make_tower()
-    pixels = torch.rand(1, 3, 84, 84)
-    old = tower.embeddings.position_embeddings
-    resized = tower.embeddings.interpolate_pos_encoding(pixels.new_zeros(1, 37, 32), 84, 84)
-    torch.testing.assert_close(resize_positions(old[0, 1:], 6), resized[0, 1:])
 
 
 @pytest.mark.parametrize(

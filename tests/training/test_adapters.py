@@ -236,6 +236,19 @@ def test_an_adapter_of_another_shape_is_not_trained_further(
         load_trainable(make_recipe("lora", model=str(adapter)))
 
 
+def test_adapters_of_fewer_layers_of_the_tower_are_not_trained_further(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    save_model(
+        load_trainable(make_recipe("lora", train_vision=True, vision_layers=1)), tmp_path / "one"
+    )
+    settings = {"model": str(tmp_path / "one"), "train_vision": True}
+    trained = list_trained(load_trainable(make_recipe("lora", **settings, vision_layers=1)).model)
+    assert trained.keys() == adapters(DECODER | TOWER)
+    with pytest.raises(ValueError, match=r"6 layers of the CLIP tower .*layers\.0\.self_attn"):
+        load_trainable(make_recipe("lora", **settings))
+
+
 def test_full_merges_an_adapter_and_trains_the_sum(make_recipe: MakeRecipe, adapter: Path) -> None:
     trainable = load_trainable(make_recipe("full", model=str(adapter)))
     assert not isinstance(trainable.model, PeftModel)

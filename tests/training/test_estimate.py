@@ -54,8 +54,12 @@ def test_a_plan_counts_what_training_would_use(make_recipe: MakeRecipe) -> None:
     assert (plan.steps, len(plan.load.rows)) == (prepared.steps, len(prepared.rows))
 
 
-def test_a_plan_of_packed_rows_counts_rows(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("lora", pack_length=200, per_device_train_batch_size=1)
+@pytest.mark.parametrize("augmentation", [(), ("flip",)])
+def test_a_plan_of_packed_rows_counts_rows(
+    make_recipe: MakeRecipe, augmentation: tuple[str, ...]
+) -> None:
+    changes = {"pack_length": 200, "augmentation": augmentation}
+    recipe = make_recipe("lora", per_device_train_batch_size=1, **changes)
     plan = make_plan(recipe, gpu="T4")
     rows = len(plan.load.rows)
     assert rows == len(prepare(recipe).rows) < len(plan.load.training)

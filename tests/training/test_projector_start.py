@@ -72,7 +72,7 @@ def test_an_image_of_weight_2_counts_as_two() -> None:
     twice = torch.cat([torch.arange(30), torch.arange(10)])
     weights = torch.tensor([2.0] * 10 + [1.0] * 20).double()
     inputs /= inputs.std(dim=0)
-    weight, bias = fit_ridge(inputs, targets, weights)
+    weight, bias = fit_ridge(inputs, targets, weights / weights.mean())
     doubled = inputs[twice] - (inputs[twice]).mean(dim=0)
     own = torch.linalg.solve(
         doubled.T @ doubled * 30 / 40 + 0.1 * 30 * torch.eye(2).double(),
