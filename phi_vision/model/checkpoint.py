@@ -92,7 +92,8 @@ def load_model(
 
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
-        model.config.__dict__.pop(UNTRAINED, None)  # the adapter's folder has a trained one
+        if model.peft_config["default"].modules_to_save:  # the projection, trained
+            model.config.__dict__.pop(UNTRAINED, None)
     return model.to(device or "cpu").eval(), processor
 
 

@@ -138,13 +138,14 @@ class StepCallback(TrainerCallback):
         read_machine()
         self.on_evaluate()
 
-    def on_log(
-        self, _: Any, state: TrainerState, *__: Any, logs: Any, optimizer: Any = None, **___: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
+        """Keep the rates of a step, before the schedule sets the next."""
+        self._rates = learning_rates(optimizer.param_groups)
+
+    def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Any, **___: Any) -> None:
         """Track a step; evaluations log too, and are tracked by their own callback."""
         if "loss" in logs:
-            rates = {} if optimizer is None else learning_rates(optimizer.param_groups)
-            measured = {**logs, **rates, **self.measure_speed(), **read_machine()}
+            measured = {**logs, **self._rates, **self.measure_speed(), **read_machine()}
             self.tracking.step(state.global_step, measured)
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:

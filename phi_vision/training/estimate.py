@@ -322,9 +322,13 @@ def _find_changes(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> list[Change]
 
 
 def options_of(name: str, recipe: Recipe) -> str | None:
-    """Format the options of one of `CHANGES`; None if it has no effect on a recipe."""
+    """Format the options of one of `CHANGES`; None if a recipe excludes it or stays the same."""
     options, apply = CHANGES[name]
-    return None if (smaller := apply(recipe)) == recipe else options.format(**vars(smaller))
+    try:
+        smaller = apply(recipe)
+    except ValueError:
+        return None
+    return None if smaller == recipe else options.format(**vars(smaller))
 
 
 def _accumulate(recipe: Recipe) -> Recipe:
@@ -336,7 +340,7 @@ def _accumulate(recipe: Recipe) -> Recipe:
 
 
 def _use_adapters(recipe: Recipe) -> Recipe:
-    fields = "method r lora_alpha lora_dropout target_modules"
+    fields = "method random_weights r lora_alpha lora_dropout target_modules"
     fields += " train_language train_vision train_projector"
     return change(recipe, {name: getattr(lora(), name) for name in fields.split()})
 

@@ -160,20 +160,20 @@ def training_cost(setting: Setting, batch: BatchShape) -> Cost:
             weight.register_post_accumulate_grad_hook(lambda w: tracker.move(w.grad, "gradients"))
         for _ in range(passes):
             forward().backward()
-    # Unpacked number of weights in 4 bits, or 0, and the tensor.
-    weights = [
-        (math.prod(module.shape) if isinstance(module, FourBitLinear) else 0, weight)
+    # Tensor -> unpacked number of weights in 4 bits, or 0.
+    weights = {
+        weight: math.prod(module.shape) if isinstance(module, FourBitLinear) else 0
         for module in model.modules()
         for weight in module.parameters(recurse=False)
-    ]
-    stored = [count * setting.stored_dtype.itemsize or weight.nbytes for count, weight in weights]
+    }
+    stored = [n * setting.stored_dtype.itemsize or weight.nbytes for weight, n in weights.items()]
     return Cost(
         parts=dict(tracker.peak),
         flops=round(tracker.flops * accumulated / passes),
         operations=round(tracker.operations * accumulated / passes),
-        parameters=sum(count or weight.numel() for count, weight in weights),
+        parameters=sum(count or weight.numel() for weight, count in weights.items()),
         trained=sum(weight.numel() for weight in trained),
-        packed=sum(count for count, _ in weights),
+        packed=sum(weights.values()),
         scattered=sum(size for size in stored if size < MMAP_THRESHOLD),
     )
 
@@ -206,6 +206,7 @@ def _tracked_model(
     tracker = MemoryTracker()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         model.to_empty(device="cpu")
+        model.tie_weights()
         with tracker:
             tracker.record([*model.parameters(), *model.buffers()], "weights")
             trained = [weight.numel() for weight in model.parameters() if weight.requires_grad]

@@ -42,17 +42,18 @@ def start_projection(
 ) -> None:
     """Set the projection so that image tokens are near the words of their images' categories.
 
-    Where the template has no category, near the words of their texts. Raises ValueError if fewer
-    than two samples have an image and such a value.
+    Where these have no two categories, near the words of their texts; ValueError if these do not
+    differ either.
     """
-    fields = template.class_fields or template.fields_of("text")
-    chosen = [
-        (sample, text)
-        for sample in samples[:: 1 + len(samples) // MAX_IMAGES]
-        if sample.images and (text := _text(sample, fields))
+    images = [
+        sample for sample in samples[:: 1 + (len(samples) - 1) // MAX_IMAGES] if sample.images
     ]
-    if len(chosen) < 2:
-        raise failure("too_few", count=len(chosen))
+    for fields in (template.class_fields, template.fields_of("text")):
+        chosen = [(each, text) for each in images if (text := _text(each, fields))]
+        if len({text for _, text in chosen}) > 1:
+            break
+    else:
+        raise failure("too_few", count=len(images))
     chosen = [*chosen, *_changed(chosen)]
     words: Any = model
     embeddings = words.get_input_embeddings().weight.float().cpu()
@@ -72,7 +73,7 @@ def start_projection(
     ids = (processor.tokenizer(text, add_special_tokens=False).input_ids for _, text in chosen)
     targets_NH = torch.stack([embeddings[each].mean(dim=0) for each in ids]).double()
     weights_N = torch.ones(len(targets_NH), dtype=torch.double)
-    if template.class_fields:
+    if fields == template.class_fields:
         targets_NH, weights_N = separate(targets_NH, [text for _, text in chosen])
     weight_HF, bias_H = fit_ridge(torch.cat(means).double(), targets_NH, weights_N)
     # Single tokens are longer than their means.

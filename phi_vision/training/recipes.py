@@ -305,7 +305,7 @@ def _applies(rule: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Replace fields; others that can no longer take effect go back to their defaults.
+    """Replace fields; others that have no effect any more go back to their defaults.
 
     Input:  photo(), {"train_vision": False}
     Output: photo() with it, and without vision_learning_rate and vision_layers
@@ -313,8 +313,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     fields = {**vars(recipe), **changes}
     defaults = {each.name: each.default for each in dataclasses.fields(Recipe)}
     for rule in RULES["refused"]:
-        if rule["when"].keys() & changes.keys() and _applies(rule, fields):
-            idle = set(rule.get("fields", "").split()) - changes.keys()
+        if "is_idle" in rule and rule["when"].keys() & changes.keys() and _applies(rule, fields):
+            idle = set(rule["fields"].split()) - changes.keys()
             fields |= {name: defaults[name] for name in idle}
     return Recipe(**fields)
 

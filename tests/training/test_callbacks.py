@@ -332,6 +332,10 @@ def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) ->
         # Each sample has an image of at least 13 tokens and some twenty words.
         assert line["tokens_per_second"] > 20 * line["samples_per_second"] > 0
         assert line["learning_rate_language"] == pytest.approx(30 * line["learning_rate_projector"])
+        assert line["learning_rate"] in (
+            line["learning_rate_language"],
+            line["learning_rate_projector"],
+        )
     assert (recipe.output_dir / "plots" / "loss.png").is_file()
 
 

@@ -5,16 +5,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from parts_of_a_base import make_decoder, make_tokenizer, make_tower
 from PIL import Image
 from torch import nn
+from toy_products import product_rows
 
+from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.assembly import assemble
 from phi_vision.model.checkpoint import load_model
+from phi_vision.training.estimate import make_plan
 from phi_vision.training.projector_start import (
     add_noise,
     fit_ridge,
@@ -185,8 +190,40 @@ def test_too_few_images_for_a_regression_are_refused(tiny_checkpoint: Path) -> N
     sample = Sample(
         id="1", group="1", images=(), record={"title": "Coat", "category3_code": "COATS"}
     )
-    with pytest.raises(ValueError, match="0 training samples have an image and a text"):
+    with pytest.raises(ValueError, match="0 training samples have an image, but they"):
         start_projection(model, processor, [sample], TEMPLATES["product"])
+
+
+def test_images_of_one_category_start_from_their_texts(
+    toy_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model, processor = load_model(toy_base)
+    rows = [{**row, "category3_code": "COATS"} for row in product_rows(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    samples = load_samples(tmp_path)
+    start_projection(model, processor, samples, TEMPLATES["product"])
+    assert "a regression over 18 views" in caplog.text
+    assert projector_weights(model)[2].abs().max() > 0
+    alike = [replace(sample, record={**sample.record, "title": "Coat"}) for sample in samples]
+    with pytest.raises(ValueError, match=r"6 training samples .* no two different categories or"):
+        start_projection(model, processor, alike, TEMPLATES["product"])
+
+
+def test_an_adapter_without_a_projection_leaves_it_untrained(
+    make_recipe: MakeRecipe, toy_base: Path
+) -> None:
+    blind = train(make_recipe("lora", model=str(toy_base), withhold_images=True, max_steps=1))
+    assert load_model(blind.model)[0].config.projector_is_untrained
+    with pytest.raises(ValueError, match="is untrained"):
+        prepare(make_recipe("lora", model=str(blind.model), output_dir=Path("other")))
+
+
+def test_a_plan_counts_a_tied_embedding_once(make_recipe: MakeRecipe, toy_base: Path) -> None:
+    recipe = make_recipe("full", model=str(toy_base))
+    weights = prepare(recipe).trainable.model.parameters()
+    cost = make_plan(recipe, gpu="T4").need.cost
+    assert cost.parameters == sum(weight.numel() for weight in weights)
 
 
 def test_noise_and_dropout_disturb_training_alone(tiny_checkpoint: Path) -> None:

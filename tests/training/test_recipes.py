@@ -20,10 +20,12 @@ from phi_vision.training.recipes import (
     change,
     load_recipe,
     loader_workers,
+    lora,
     to_yaml,
 )
 
-LORA_FIELDS = {"r", "lora_alpha", "lora_dropout", "target_modules"}
+NO_IMAGES = {"withhold_images": True, "train_vision": False, "train_projector": False}
+IMAGE_FIELDS = {"projector_learning_rate", "augmentation", "feature_noise", "image_token_dropout"}
 
 OWN_FIELDS = {
     *("method", "objective", "model", "data", "template", "group_column", "validation_fraction"),
@@ -177,7 +179,7 @@ def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     [
         ("photo", {"train_vision": False}, {"vision_learning_rate", "vision_layers"}),
         ("photo", {"train_projector": False}, {"projector_learning_rate"}),
-        ("qlora", {"method": "full"}, {*LORA_FIELDS, "quantization"}),
+        ("photo", NO_IMAGES, {*IMAGE_FIELDS, "vision_learning_rate", "vision_layers"}),
         ("lora", {"r": 8}, set()),
     ],
 )
@@ -192,6 +194,22 @@ def test_fields_that_a_change_makes_idle_go_back_to_their_defaults(
 def test_an_idle_field_beside_the_change_that_makes_it_so_is_rejected() -> None:
     with pytest.raises(ValueError, match="the CLIP tower is not trained"):
         change(RECIPES["photo"](), {"train_vision": False, "vision_layers": 4})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (replace(lora(), sharding="fsdp"), {"quantization": "nf4"}, "it leaves weights in nf4"),
+        (replace(lora(), withhold_images=True), {"train_vision": True}, "no gradient would reach"),
+        (RECIPES["photo"](), {"method": "full"}, "method full trains no adapters"),
+        (RECIPES["photo"](), {"streaming": True, "max_steps": 3}, "a stream does not know"),
+    ],
+)
+def test_a_change_against_another_field_is_rejected(
+    recipe: Recipe, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(recipe, changes)
 
 
 @pytest.mark.parametrize(
