@@ -19,6 +19,7 @@ from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.runs import DATA_FINGERPRINT, RunDir
 
 CARD_FILE = "README.md"
+NOTICES = "\n## Notices\n"  # heading of a card's section, as that of phi-vision-photo has it
 TEXT = Path(__file__).parent / "templates" / "model_card.md.j2"
 # Recipe fields with paths of the training machine.
 PRIVATE_FIELDS = ("output_dir", "data", "model", "report_to")
@@ -54,6 +55,7 @@ def write_card(
         template_path=str(TEXT),
         name=_short(source),
         base=_short(base) if base else None,
+        notices=find_notices(base or source),
         fields=template.fields,
         template=template,
         library=library,
@@ -81,6 +83,13 @@ def find_license(source: str) -> str:
     # No folder, no card, no metadata, or no license in it.
     except (ValueError, OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
         return "unknown"  # as hubs call it
+
+
+def find_notices(source: str) -> str:
+    """Return the notices in a checkpoint's own card, which go with all that is built from it."""
+    card = Path(resolve(source)) / CARD_FILE
+    text = card.read_text("utf-8", "replace") if card.is_file() else ""
+    return text.partition(NOTICES)[2].partition("\n## ")[0].strip()
 
 
 def _describe_training(run: RunDir) -> dict[str, Any]:

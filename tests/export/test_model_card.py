@@ -1,5 +1,6 @@
 """The model card lists what is known and calls the rest unknown."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_checkpoint_keeps_its_own_licence(
     monkeypatch.chdir(tmp_path)
     assert find_license(str(tiny_checkpoint)) == "unknown"
     assert "`mit`" not in card_of(tiny_checkpoint, tmp_path / "coats")
+
+
+def test_notices_of_a_base_go_with_every_export(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    notices = "- Tower: Copyright Meta.\n- Decoder: of Hugging Face."
+    text = f"---\nlicense: mit\n---\n\n# Base\n\n## Notices\n\n{notices}\n"
+    (tmp_path / "base" / "README.md").write_text(text)
+    for source, name in (("base", "first"), ("first", "second")):
+        shutil.copytree(tmp_path / "base", tmp_path / name)
+        card = card_of(tmp_path / source, tmp_path / name)
+        assert card.endswith(f"under the license `mit`.\n\n## Notices\n\n{notices}\n")
 
 
 def test_unknown_values_are_shown_as_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
