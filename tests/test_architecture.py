@@ -249,7 +249,8 @@ before anything is written (14), the next command in errors (50), and links, emp
 of switches and files in place of folders named for what they are (45); interrupted commands,
 closed readers, consoles of few characters and further files of other kinds (60); kernels that are
 kept (3); a broken pipe that is not that of stdout (10);
-layers of the tower that are not trained (26).
+layers of the tower that are not trained (26); sizes of crops before a download, a damaged cache of
+the photo base, and parts of another kind by the name that was given (53).
 """
 
 

@@ -1,6 +1,8 @@
 """`phi-vision base`: a checkpoint to fine-tune, assembled from pre-trained parts."""
 
 import argparse
+import os
+import sys
 
 from phi_vision.cli.reporting import CommandReport
 from phi_vision.io.process import importing
@@ -8,6 +10,8 @@ from phi_vision.io.process import importing
 
 def run(options: argparse.Namespace) -> CommandReport:
     """Assemble a base that has seen photographs and read English, for `--model`."""
+    if not sys.stderr.isatty():  # a bar of each weight of a GGUF file would fill a log
+        os.environ.setdefault("TQDM_DISABLE", "1")
     with importing():
         from phi_vision.model.photo_base import build_base
 
@@ -18,5 +22,5 @@ def run(options: argparse.Namespace) -> CommandReport:
         crop_size=options.crop_size,
         num_crops=options.num_crops,
     )
-    line = f"{options.out}: fine-tune it with `phi-vision train lora --model {options.out} …`"
-    return CommandReport({"folder": options.out}, [line])
+    command = f"phi-vision train photo --model {options.out} --data DATA"
+    return CommandReport({"folder": options.out}, [f"{options.out}: fine-tune it with `{command}`"])
