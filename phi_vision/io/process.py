@@ -39,8 +39,11 @@ step, in which all layers have the same. The 1,024 by default took 0.5 GB (docs/
 
 def cache_folder(kind: str) -> Path | None:
     """Return the folder of one kind of what is kept between runs; None if the variable is `off`."""
-    place = os.environ.get(CACHE_VARIABLE, CACHE_FOLDER)
-    return None if place == "off" else Path(place).expanduser() / kind
+    place = os.environ.get(CACHE_VARIABLE) or CACHE_FOLDER
+    try:
+        return None if place == "off" else Path(place).expanduser() / kind
+    except RuntimeError as error:  # of a user who is not known
+        raise failure("no_home", place=place, variable=CACHE_VARIABLE) from error
 
 
 def check_installed(library: str, package: str, purpose: str, otherwise: str = "") -> None:
