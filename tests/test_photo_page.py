@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from phi_vision.model.assembly import check_crops
 from phi_vision.model.checkpoint import PHOTO
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.parts import KNOWN
-from phi_vision.model.photo_base import CROP_SIZE
+from phi_vision.model.photo_base import CONTEXT, CROP_SIZE, PATCH
 from phi_vision.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "photo-base.md").read_text(encoding="utf-8")
-PATCH = 14  # pixels, of every DINOv2
 
 
 @pytest.mark.parametrize("part", ["tower", "decoder"])
@@ -29,6 +29,14 @@ def test_the_page_counts_the_image_tokens(crop_size: int) -> None:
     side = crop_size // PATCH // 2
     processor = Phi3VImageProcessor(num_crops=1, crop_size=crop_size, num_img_tokens=side**2)
     assert f"{processor.count_tokens(crop_size, crop_size)} at {crop_size}" in PAGE
+
+
+def test_the_page_states_the_largest_crop() -> None:
+    check_crops(1764, 1, PATCH, CONTEXT)
+    with pytest.raises(ValueError, match="at most 1764 as --crop-size"):
+        check_crops(1764 + 2 * PATCH, 1, PATCH, CONTEXT)
+    assert "at most 1,764 pixels" in PAGE
+    assert f"| context | {CONTEXT:,} tokens" in PAGE
 
 
 def test_the_page_states_the_settings_of_the_recipe_and_the_base() -> None:

@@ -17,6 +17,7 @@ Only the projection between the two is new: its weights are random until it is t
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,9 +76,8 @@ def assemble(
     """
     check_form("tower", tower.config)
     check_form("decoder", decoder.config)
-    if crop_size % (2 * tower.config.patch_size):
-        patch = tower.config.patch_size
-        raise failure("crop_size", size=crop_size, patch=patch, step=2 * patch)
+    context = decoder.config.max_position_embeddings
+    check_crops(crop_size, num_crops, tower.config.patch_size, context)
     adapted = adapt_tokenizer(tokenizer)
     vision_config = CLIP_VIT_L_14_336 | {
         "hidden_act": "gelu",
@@ -113,6 +113,20 @@ def assemble(
     return model.eval(), Phi3VProcessor(crops, adapted)
 
 
+def check_crops(crop_size: int, num_crops: int, patch: int | None, context: int | None) -> None:
+    """Check the size of a crop by that of a patch and by the context, each where it is known."""
+    if patch is None:
+        return
+    side, rest = divmod(crop_size, 2 * patch)
+    if rest:
+        raise failure("crop_size", size=crop_size, patch=patch, step=2 * patch)
+    views = num_crops + 1  # as a column, with the most rows: 1 crop of 1,764 has 8,065 tokens
+    if context is not None and (tokens := views * side * (side + 1) + 1) >= context:
+        most = (math.isqrt(4 * ((context - 2) // views) + 1) - 1) // 2
+        sizes = {"size": crop_size, "num_crops": num_crops, "most": most * 2 * patch}
+        raise failure("many_tokens", tokens=tokens, context=context, **sizes)
+
+
 def _make_config(
     decoder: LlamaConfig, vision_config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> Phi3VConfig:
@@ -134,14 +148,14 @@ def _make_config(
     )
 
 
-def check_form(part: str, config: Any) -> None:
+def check_form(part: str, config: Any, where: str = "") -> None:
     """Check that a part has the form of the official layers, or raise a ValueError."""
-    named = {"part": part, "example": KNOWN[part]["hub"]}
+    named = {"part": part, "where": where, "example": KNOWN[part]["hub"]}
     for name, expected in KNOWN[part]["form"].items():
         if (found := getattr(config, name, None)) != expected:
             raise failure("other_form", name=name, found=found, expected=expected, **named)
     width, heads = config.hidden_size, config.num_attention_heads
-    if width % heads:
+    if heads < 1 or width % heads:
         raise failure("heads", width=width, heads=heads, **named)
     if part == "decoder":
         if config.head_dim != width // heads:

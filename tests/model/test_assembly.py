@@ -12,8 +12,9 @@ from torch.nn.functional import cosine_similarity
 from transformers import Dinov2Model, LlamaForCausalLM
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from phi_vision.model.assembly import adapt_tokenizer, assemble
+from phi_vision.model.assembly import adapt_tokenizer, assemble, check_crops
 from phi_vision.model.checkpoint import SMALL, load_model
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.recipes import RECIPES
 
@@ -137,6 +138,14 @@ def test_a_decoder_that_does_not_fit_is_refused(change: dict[str, object], messa
 def test_a_crop_that_holds_no_even_number_of_patches_is_refused() -> None:
     with pytest.raises(ValueError, match=r"42 pixels .* Give a multiple of 28 as --crop-size"):
         assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=42)
+
+
+def test_the_largest_crop_leaves_room_for_text_in_the_context() -> None:
+    counts = Phi3VImageProcessor(num_crops=4, crop_size=1764, num_img_tokens=63**2)
+    assert counts.count_tokens(4 * 1764, 1764) == 20_161  # a column of four, and the global view
+    check_crops(1764, 4, 14, 20_162)
+    with pytest.raises(ValueError, match=r"20,161 image tokens, .* at most 1736 as --crop-size"):
+        check_crops(1764, 4, 14, 20_161)
 
 
 def test_a_tokenizer_without_an_end_of_turn_is_refused() -> None:

