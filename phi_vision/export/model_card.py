@@ -78,18 +78,22 @@ def find_base(source: str) -> str | None:
 def find_license(source: str) -> str:
     """Return the license in the metadata of a checkpoint's own card, or "unknown"."""
     try:
-        header = (Path(resolve(source)) / CARD_FILE).read_text(encoding="utf-8").split("---\n")[1]
-        return str(yaml.safe_load(header)["license"])
-    # No folder, no card, no metadata, or no license in it.
-    except (ValueError, OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
+        return str(yaml.safe_load(_own_card(source).split("---\n")[1])["license"])
+    # No card, no metadata, or no license in it.
+    except (ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
         return "unknown"  # as hubs call it
 
 
 def find_notices(source: str) -> str:
     """Return the notices in a checkpoint's own card, which go with all that is built from it."""
-    card = Path(resolve(source)) / CARD_FILE
-    text = card.read_text("utf-8", "replace") if card.is_file() else ""
-    return text.partition(NOTICES)[2].partition("\n## ")[0].strip()
+    return _own_card(source).partition(NOTICES)[2].partition("\n## ")[0].strip()
+
+
+def _own_card(source: str) -> str:
+    try:
+        return (Path(resolve(source)) / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    except (ValueError, OSError):  # a base that is no longer there, or has no card
+        return ""
 
 
 def _describe_training(run: RunDir) -> dict[str, Any]:
