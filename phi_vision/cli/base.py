@@ -1,8 +1,6 @@
 """`phi-vision base`: a checkpoint to fine-tune, assembled from pre-trained parts."""
 
 import argparse
-import os
-import sys
 
 from phi_vision.cli.reporting import CommandReport
 from phi_vision.io.process import importing
@@ -10,8 +8,6 @@ from phi_vision.io.process import importing
 
 def run(options: argparse.Namespace) -> CommandReport:
     """Assemble a base that has seen photographs and read English, for `--model`."""
-    if not sys.stderr.isatty():  # a bar of each weight of a GGUF file would fill a log
-        os.environ.setdefault("TQDM_DISABLE", "1")
     with importing():
         from phi_vision.model.photo_base import build_base
 

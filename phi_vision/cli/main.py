@@ -128,8 +128,9 @@ def configure_logging() -> None:
     # Other libraries import bitsandbytes, which then misses a kernel that nothing here needs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty():  # bars of downloads and of weights would fill a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def front_parser() -> Parser:
