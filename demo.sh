@@ -18,7 +18,7 @@ if [ -z "$photos" ]; then
   phi-vision sample --rows 3040 --seed 0 --out "$data"
 else
   say "1. Preparation of $photos"
-  phi-vision prepare "$photos" --out "$data"
+  phi-vision prepare "$photos" --numbers median --out "$data"
   say "What the training will take; the first time $model is fetched and built as well"
   phi-vision plan photo --data "$data"
 fi

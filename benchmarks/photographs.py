@@ -71,7 +71,7 @@ def run_split(data: Path, folder: Path, recipe: str, seed: int) -> None:
     """Split, train a model and its twin, and evaluate, with the commands of the CLI."""
     samples, run, twin = (folder / name for name in ("samples", "run", "twin"))
     if not samples.is_dir():
-        phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
+        phi_vision(f"prepare {data} --numbers median --resplit --seed {seed} --out {samples}")
     for options, out in (("", run), (BLIND, twin)):
         if not out.is_dir():
             phi_vision(

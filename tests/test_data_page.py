@@ -15,6 +15,7 @@ from pages import FENCE, numbers_beside, type_commands
 from phi_vision.cli.main import command_parser
 from phi_vision.data import dataset, parquet_rows, row_groups, streaming
 from phi_vision.data.template import PRODUCT
+from phi_vision.generation.number_draws import DRAWS
 from phi_vision.prepare import cleaning, dedup, prices, schema, splits
 from phi_vision.prepare.columns import choose_columns
 from phi_vision.prepare.fetch import Limits
@@ -60,6 +61,7 @@ FACTS = [
     f"fewer than {MIN_GROUPS} groups",
     "letter pairs of 50 languages",
     f"up to {parquet_rows.HELD_BYTES // 2**20} MB of them",
+    f"the median of {DRAWS} draws",
     f"headers of {dataset.MAX_CHECKED:,} images",
     f"row groups over {row_groups.MAX_GROUP_BYTES // 2**20} MB",
     f"a buffer of {streaming.BUFFER}",

@@ -57,6 +57,8 @@ KINDS: dict[Kind, FieldKind] = {
 
 Layout = Literal["chat", "walkthrough", "conversation"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+Numbers = Literal["likeliest", "median"]
+NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
 
 OPTIONAL = "?"  # ends the slot of an optional field: `{colour:category?}`
 NOT_VISIBLE = "not visible"  # the phrase of a missing value, unless a template has its own
@@ -126,6 +128,9 @@ class Template:
     turn: str = ""  # of a conversation: the question with `<image>` marks, where they stood
     system: str = ""  # of a conversation: the system message before it
     missing: str = NOT_VISIBLE  # the phrase of a missing value of an optional field
+    # What is written of the numbers that a model finds possible: the digits that it finds likeliest
+    # one after the other, or the median of draws.
+    numbers: Numbers = "likeliest"
 
     def __post_init__(self) -> None:
         """Check that the completion can be parsed and the question cannot break the prompt."""
@@ -300,6 +305,7 @@ class Template:
         settings: dict[str, str] = dataclasses.asdict(self)
         unused = {n for n in ("turn", "system") if not settings[n]}
         unused |= set() if self.optional else {"missing"}
+        unused |= set() if self.numbers == "median" and self.scaled_fields else {"numbers"}
         return {name: each for name, each in settings.items() if name not in unused}
 
     @cached_property
@@ -384,10 +390,11 @@ def find_template(name: str) -> Template:
         named = (f"{n}" if isinstance(v, str) else f"{n}: {v!r}, no text" for n, v in entries)
         found = ", ".join(named) or type(values).__name__.replace("NoneType", "nothing")
         raise failure("no_template_file", file=file, found=found)
-    template = {"name": file.stem, "layout": "chat"} | values
-    if template["layout"] not in LAYOUTS:
-        layouts = ", ".join(LAYOUTS)
-        raise failure("no_layout", file=file, layout=template["layout"], layouts=layouts)
+    template = {"name": file.stem, "layout": "chat", "numbers": "likeliest"} | values
+    for key, choices in (("layout", LAYOUTS), ("numbers", NUMBERS)):
+        if (found := template[key]) not in choices:
+            listed = ", ".join(choices)
+            raise failure("no_choice", file=file, key=key, found=found, choices=listed)
     return Template(**template)
 
 

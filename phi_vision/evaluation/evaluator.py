@@ -133,6 +133,7 @@ class _Evaluator:
         self.baselines: dict[str, Predicted] = {}
         self.left_out: dict[str, str] = {}
         self.name = ""
+        self.cost: dict[str, str] = {}
 
     def run(self) -> EvaluationResult:
         config, leaked = self.config, None
@@ -184,6 +185,8 @@ class _Evaluator:
         """Plan the model's predictions: raw, with changed images, and constrained by a grammar."""
         config, template = self.config, self.template
         self.name, unsupported = predictor.name, dict[str, str]()
+        if isinstance(predictor, LocalPredictor) and "numbers" in template.as_dict():
+            self.cost["numbers"] = "each the median of draws"
         ablations: dict[str, Callable[[Sequence[Sample]], Sequence[Sample]]] = {
             "shuffled": partial(shuffle_images, seed=config.seed),
             "blank": blank_images,
@@ -250,7 +253,7 @@ class _Evaluator:
     def _metadata(self) -> EvaluationMetadata:
         """Collect the metadata of the report; of a run folder more than of another model."""
         run = RunDir(self.model)
-        history, cost = run.history(), {}
+        history, cost = run.history(), self.cost
         if history is not None and history.steps:
             lines = (*history.steps, *history.evaluations)
             # Logs of earlier versions lack the time of a step.

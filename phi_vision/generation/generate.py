@@ -13,6 +13,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
 from phi_vision.generation.growing_batch import GrowingBatch, Inputs, join_images
+from phi_vision.generation.number_draws import draw_numbers, with_prefix
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.generation.sampling import (
     RowState,
@@ -54,7 +55,8 @@ def generate(
 
     Rows are batched by length, so that there is little padding, and only with rows that leave the
     original context at the same new token, if ever: beyond it the rotary factors of the whole batch
-    change. An invalid grammar, and tags that do not match the images, are errors.
+    change. Numbers that a request asks to draw are drawn once all texts are there. An invalid
+    grammar, and tags that do not match the images, are errors.
     """
     # Graphs of ONNX Runtime have neither modes nor layers.
     network = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
@@ -63,6 +65,29 @@ def generate(
     stops = model.generation_config.eos_token_id
     stops = (stops,) if isinstance(stops, int) else tuple(stops)
     encoded = inputs or [encode(processor, request) for request in requests]
+    run = partial(_generate_rows, model, processor, stops, batch_size)
+    rows = run(requests, encoded)
+    draw_numbers(rows, encoded, run)
+    network.train(was_training)
+    return [row.generation() for row in rows]
+
+
+def encode(processor: Phi3VProcessor, request: GenerationRequest) -> Inputs:
+    """Convert a prompt, its images and the completion's prefix to inputs of the model."""
+    images = list(request.images) or None
+    encoded: Inputs = processor(text=request.prompt, images=images, return_tensors="pt")
+    return with_prefix(encoded, request.prefix)
+
+
+def _generate_rows(
+    model: GenerativeModel,
+    processor: Phi3VProcessor,
+    stops: tuple[int, ...],
+    batch_size: int,
+    requests: Sequence[GenerationRequest],
+    encoded: Sequence[Inputs],
+) -> list[RowState]:
+    """Generate in batches; return the ended rows, in the order of the requests."""
     rows = []
     for request, each in zip(requests, encoded, strict=True):
         length = each["input_ids"].shape[1]
@@ -74,32 +99,31 @@ def generate(
         batch, states = [encoded[index] for index in chosen], [rows[index] for index in chosen]
         most = max(row.limit for row in states)
         if isinstance(model, torch.nn.Module):
-            _generate_batch(GrowingBatch(model, batch, most), states)
+            _generate_batch(model, batch, states, most)
         else:
             model.generate(
                 **left_pad(batch, processor.tokenizer.pad_token_id),
                 max_new_tokens=most,
                 logits_processor=LogitsProcessorList([TokenSelector(states, stops[0])]),
             )
-    network.train(was_training)
-    return [row.generation() for row in rows]
+    return rows
 
 
-def encode(processor: Phi3VProcessor, request: GenerationRequest) -> Inputs:
-    """Convert a prompt and its images to inputs of the model."""
-    images = list(request.images) or None
-    encoded: Inputs = processor(text=request.prompt, images=images, return_tensors="pt")
-    return encoded
+def _generate_batch(model: Any, inputs: Sequence[Inputs], rows: list[RowState], most: int) -> None:
+    """Read the prompts, and append tokens to all rows together; rows that have ended leave.
 
-
-def _generate_batch(batch: GrowingBatch, rows: list[RowState]) -> None:
-    """Read the prompts, and append tokens to all rows together; rows that have ended leave."""
+    Rows side by side with the same inputs, such as draws, are read once.
+    """
+    places = range(len(rows))
+    runs = [list(run) for _, run in itertools.groupby(places, key=lambda at: id(inputs[at]))]
+    batch = GrowingBatch(model, [inputs[run[0]] for run in runs], most)
     active = list[RowState]()  # in the current step of the model
     with batch.attention(), _cancellation(batch.decoder, rows, active):
         for group in batch.groups():
-            active[:] = [rows[place] for place in group]
+            active[:] = [rows[place] for run in group for place in runs[run]]
             with suppress(_CancelledError):
                 batch.read(group)
+        batch.repeat(list(map(len, runs)))
         while left := [place for place, row in enumerate(rows) if row.finish_reason is None]:
             if len(left) < len(rows):
                 rows = [rows[place] for place in batch.keep(left)]
@@ -150,6 +174,7 @@ def _row(
     matcher = None
     if request.grammar is not None:
         matcher = compile_grammar(tokenizer, request.grammar, config.vocab_size, stops).deep_copy()
+        matcher.consume_tokens(list(request.prefix))
     left = (most := config.max_position_embeddings) - length
     if left < 1:
         raise ValueError(

@@ -96,6 +96,15 @@ class _Layer(CacheLayerMixin):
         """Return the allocated columns."""
         return self.columns
 
+    def repeat(self, counts: torch.Tensor) -> None:
+        """Repeat each row."""
+        assert self.keys is not None
+        assert self.values is not None
+        counts = counts.to(self.keys.device)
+        self.rows = int(counts.sum())
+        self.keys = self.keys.repeat_interleave(counts, dim=0)
+        self.values = self.values.repeat_interleave(counts, dim=0)
+
     def move(self, source: int, target: int) -> None:
         """Put a row in the place of another."""
         assert self.keys is not None
@@ -169,6 +178,15 @@ class GrowingBatch:
         finally:
             self._look_at(range(len(self.rows)), min(self.firsts), end)
 
+    def repeat(self, counts: Sequence[int]) -> None:
+        """Continue each row that has been read as so many rows, side by side."""
+        if max(counts) == 1:
+            return
+        places = [place for place, count in enumerate(counts) for _ in range(count)]
+        for layer in self.cache.layers:
+            layer.repeat(torch.tensor(counts))
+        self._take(places)
+
     def append(self, tokens: Sequence[int]) -> None:
         """Append a token to each row."""
         self.window.end += 1
@@ -206,11 +224,15 @@ class GrowingBatch:
                 order[target] = source = next(moved)
                 for layer in self.cache.layers:
                     layer.move(source, target)
-        self.rows = [self.rows[place] for place in order]
-        self.texts = [self.texts[place] for place in order]
-        self.firsts = [self.firsts[place] for place in order]
-        self._look_at(range(len(order)), min(self.firsts), self.window.end)
+        self._take(order)
         return order
+
+    def _take(self, places: Sequence[int]) -> None:
+        """Follow the cache, whose rows are those of these places now."""
+        self.rows = [self.rows[place] for place in places]
+        self.texts = [[*self.texts[place]] for place in places]
+        self.firsts = [self.firsts[place] for place in places]
+        self._look_at(range(len(places)), min(self.firsts), self.window.end)
 
     def _look_at(self, rows: range, start: int, end: int) -> None:
         self.window.rows = slice(rows.start, rows.stop)

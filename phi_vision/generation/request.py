@@ -1,6 +1,6 @@
 """GenerationRequest and Generation: one row of a batch, and the text generated for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,16 @@ class Generation(NamedTuple):
     logprobs: tuple[float, ...]
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0  # length of the prompt, image tokens included
+    tokens: tuple[int, ...] = ()
+
+
+class NumberSpan(NamedTuple):
+    """A number in a generated text, to be written as the median of several draws."""
+
+    start: int  # characters start..end of the text
+    end: int
+    stop: str  # what follows it; nothing at the end of the text
+    median: Callable[[Sequence[str]], str | None]  # of drawn texts; None if none is a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,15 @@ class GenerationRequest:
     temperature: float = 0.0  # 0 decodes greedily
     top_p: float = 1.0  # nucleus sampling: only the likeliest tokens of this probability together
     seed: int | None = None  # of the sampling, independent of the batch; by default a random one
+    # Instead of a seed: the text at this place of all texts side by side in the order of their
+    # tokens, each as wide as its probability, from 0 to 1. Evenly spaced places draw evenly
+    # (arithmetic sampling, https://arxiv.org/abs/2210.15458).
+    place: float | None = None
     stop: tuple[str, ...] = ()  # words that end the text; they are not part of it
+    prefix: tuple[int, ...] = ()  # tokens that the completion begins with; not part of the text
+    # Finds the numbers of the finished text that are drawn again, see `number_draws`; a streamed
+    # text keeps the likeliest ones.
+    numbers: Callable[[str], Sequence[NumberSpan]] | None = None
     on_token: OnToken | None = None
     # Asked during each step, also within the prompt's, which may take minutes: where it is true of
     # all rows of a batch, the step is cancelled.

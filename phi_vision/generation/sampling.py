@@ -25,6 +25,7 @@ from phi_vision.generation.request import FinishReason, Generation, GenerationRe
 BYTE_TOKEN, BLANK = re.compile(r"<0x([0-9A-F]{2})>"), "\N{LOWER ONE EIGHTH BLOCK}"
 # In byte-level vocabularies, as of phi-vision-photo, each character of a name is a byte.
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+PLACE_MARGIN = 1e-9  # A place of 1 would be behind the last text.
 BREAK = "\n"  # a character that is part of no longer token
 
 # llguidance's computing budget for one token. Its default, for servers that accept foreign
@@ -81,6 +82,7 @@ class RowState:
         self._logprobs: list[float] = []
         self._streamed = 0
         self._generation: Generation | None = None
+        self._place = self.request.place
         self._random = torch.Generator()
         if self.request.seed is None:
             self._random.seed()
@@ -91,11 +93,20 @@ class RowState:
         """Draw the next token among those whose logit is not minus infinity."""
         # In double precision, and the likeliest at 0, so that no temperature is too low.
         scores_V = (scores_V - scores_V.max()).double().cpu() / self.request.temperature
-        ordered_V, tokens_V = scores_V.softmax(-1).sort(descending=True, stable=True)
-        # The first token stays, however small top_p is.
-        ordered_V[1:][ordered_V.cumsum(-1)[:-1] >= self.request.top_p] = 0
-        drawn = torch.multinomial(ordered_V, 1, generator=self._random)
-        return int(tokens_V[drawn])
+        probabilities_V = scores_V.softmax(-1)
+        if self.request.top_p < 1:
+            ordered_V, tokens_V = probabilities_V.sort(descending=True, stable=True)
+            # The first token stays, however small top_p is.
+            ordered_V[1:][ordered_V.cumsum(-1)[:-1] >= self.request.top_p] = 0
+            probabilities_V[tokens_V] = ordered_V
+        if self._place is None:
+            return int(torch.multinomial(probabilities_V, 1, generator=self._random))
+        ends_V = probabilities_V.cumsum(-1)
+        at = min(self._place, 1 - PLACE_MARGIN) * ends_V[-1]
+        token = int(torch.searchsorted(ends_V, at, right=True))
+        # The place among the texts that begin with this token.
+        self._place = max(float((at - ends_V[token]) / probabilities_V[token] + 1), 0.0)
+        return token
 
     def append(self, token: int, logprob: float) -> None:
         """Append a token, stream the new text, and decide whether the row has ended."""
@@ -126,15 +137,21 @@ class RowState:
         # The decoder may garble complete characters beside a partial one, too.
         rising = tuple(accumulate(ends, max))
         reason = self.finish_reason or "length"
-        return Generation(text, rising, tuple(self._logprobs), reason, self.prompt_tokens)
+        logprobs, tokens = tuple(self._logprobs), tuple(self.tokens)
+        return Generation(text, rising, logprobs, reason, self.prompt_tokens, tokens)
 
     def report(self) -> None:
-        """Stream the new text, and tell that the row has ended if it has."""
+        """Stream the new text, and finish a row that has ended; numbers may be drawn after it."""
         if self.request.stop or self.request.on_token:
             self._stream(self._text(self.tokens))
-        if self.finish_reason and self.request.on_finish:
-            self._generation = self.generation()
-            self.request.on_finish(self._generation)
+        if self.finish_reason and self.request.numbers is None:
+            self.finish(self.generation())
+
+    def finish(self, generation: Generation) -> None:
+        """Set the generation of a row that has ended, and call its callback."""
+        self._generation = generation
+        if self.request.on_finish:
+            self.request.on_finish(generation)
 
     def _stream(self, text: str) -> None:
         if self.finish_reason is None and any(word in text for word in self.request.stop):

@@ -10,7 +10,9 @@ import queue
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +24,17 @@ from PIL.Image import Image
 
 from phi_vision.data.conversation import prompt_of
 from phi_vision.data.prediction import Prediction, field_confidence
-from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, find_template
+from phi_vision.data.samples import Sample, Value
+from phi_vision.data.template import TEMPLATE_FILE, Slot, Template, find_template
 from phi_vision.generation.generate import GenerativeModel, encode, generate
 from phi_vision.generation.growing_batch import Inputs
-from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
+from phi_vision.generation.request import (
+    MAX_TURN_TOKENS,
+    Generation,
+    GenerationRequest,
+    NumberSpan,
+    OnToken,
+)
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, image_size, open_image
@@ -166,13 +174,18 @@ class LocalPredictor:
         grammar: str | None = None,
         on_token: OnToken | None = None,
     ) -> GenerationRequest:
-        """Build the template's request for decoded images that belong together."""
+        """Build the template's request for decoded images that belong together.
+
+        Numbers are drawn where the template asks for their median, unless the text is streamed.
+        """
+        draws = self.template.numbers == "median"
         request = GenerationRequest(
             prompt=self.template.prompt(self.processor, images=len(images)),
             images=tuple(images),
             grammar=grammar,
             finite_grammar=grammar is not None,
             on_token=on_token,
+            numbers=partial(_number_spans, self.template) if draws and not on_token else None,
         )
         is_turn = self.template.is_conversation
         return replace(request, max_new_tokens=MAX_TURN_TOKENS) if is_turn else request
@@ -181,7 +194,7 @@ class LocalPredictor:
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
     ) -> Prediction:
         """Parse a generation, and compute the confidence in each field."""
-        text, ends, logprobs, reason, _ = generation
+        text, ends, logprobs, reason, *_ = generation
         confidence = field_confidence(self.template, text, ends, logprobs)
         parsed = Prediction.parse(text, self.template, confidence=confidence, finish_reason=reason)
         return replace(parsed, seconds=seconds, source=source)
@@ -280,6 +293,39 @@ class LocalPredictor:
             return sum(count(*image_size(encoded)) for encoded in sample.images)
         except ValueError:
             return math.inf
+
+
+def _number_spans(template: Template, text: str) -> list[NumberSpan]:
+    """List the numbers of a text, but not those that are missing or of no plain value."""
+    spans, found = template.spans(text), []
+    for slot in template.parts[1]:
+        if slot.owner.scale and slot.field in spans:
+            start, end = spans[slot.field]
+            if _median(slot, [text[start:end]]) is None:
+                continue
+            # One character is generated sooner than the whole literal.
+            mark = slot.until[:1]
+            stop = slot.until if mark in text[start:end] else mark
+            found.append(NumberSpan(start, end, stop, partial(_median, slot)))
+    return found
+
+
+def _median(slot: Slot, texts: Sequence[str]) -> str | None:
+    """Return the text of the middle number, the smaller of two; None if none is one.
+
+    Input:  full_price:number, ["390.0", "90.0", "hat", "120.0", "95.0"]
+    Output: "95.0"
+    """
+    assert slot.owner.scale
+    read = list[tuple[str, Value]]()
+    for text in texts:
+        with suppress(ValueError, RecursionError):
+            if slot.write(value := slot.read(text)) == text:
+                read.append((text, value))
+    numbers = slot.owner.scale([value for _, value in read]).numbers
+    pairs = zip(numbers, read, strict=True)
+    known = sorted((number, text) for number, (text, _) in pairs if number is not None)
+    return known[(len(known) - 1) // 2][1] if known else None
 
 
 def resolve_template(model: str, template: str | None = None, data: str | Path = "") -> str:

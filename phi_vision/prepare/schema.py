@@ -100,6 +100,8 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     decimal = DECIMAL_MARKS.get(config.decimal) or guess_decimal(
         cell for field in numbers for cell in cells[field]
     )
+    if template and config.numbers:
+        template = replace(template, numbers=config.numbers)
     read = template.parts[1] if template else ()
     return Schema(
         columns=columns,
@@ -189,8 +191,9 @@ def order_answer(template: Template, titles: Iterable[tuple[str, str]]) -> tuple
     share = sum(names) / len(names) if len(names) >= MIN_TITLES else 0.0
     if share < NAMES_SHARE or template.fields[0] != "title" or len(template.fields) == 1:
         return template, share
-    if template == PRODUCT:
-        return CATEGORY_FIRST, share
+    if template.answer == PRODUCT.answer:
+        name, answer = CATEGORY_FIRST.name, CATEGORY_FIRST.answer
+        return replace(template, name=name, answer=answer), share
     answer = ", ".join(WORDING[field][1] for field in (*template.fields[1:], "title"))
     return replace(template, answer=answer), share
 

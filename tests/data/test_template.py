@@ -1,5 +1,6 @@
 """The wording, and that reading an answer undoes writing it, whatever the record holds."""
 
+import dataclasses
 import math
 import os
 import random
@@ -223,6 +224,15 @@ def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
     )
 
 
+def test_a_template_file_says_which_number_is_written_where_there_is_one(tmp_path: Path) -> None:
+    drawn = dataclasses.replace(PRODUCT, numbers="median")
+    write_template(drawn, tmp_path / "template.yaml")
+    assert "numbers: median" in (tmp_path / "template.yaml").read_text()
+    assert find_template(str(tmp_path)) == drawn
+    assert "numbers" not in PRODUCT.as_dict()
+    assert "numbers" not in dataclasses.replace(drawn, answer="Product: {title}").as_dict()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -233,6 +243,10 @@ def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
         ("question: What?\nanswer: 5", "write the texts"),
         ("question: What?\nanswer: '{a}'\nprice: x", "found question, answer, price"),
         ("question: What?\nanswer: '{a}'\nlayout: poem", "no layout 'poem'; choose from chat"),
+        (
+            "question: a\nanswer: '{a}'\nnumbers: mean",
+            "no numbers 'mean'; choose from likel",
+        ),
         ("question: What?\nanswer: A", "it has no {field}"),
     ],
 )

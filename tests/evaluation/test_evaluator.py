@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from phi_vision.data.dataset import load_samples
-from phi_vision.data.template import PRODUCT
+from phi_vision.data.template import PRODUCT, write_template
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import (
     base_model_of,
@@ -98,6 +99,20 @@ def test_a_file_of_predictions_is_evaluated_like_a_model(
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]["left_out"]
     assert told["shuffled"] == "a file has no predictions for other images"
     assert "base" in told
+
+
+def test_a_report_says_where_numbers_are_the_median_of_draws(
+    shop: Path, predictions: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    write_template(replace(PRODUCT, numbers="median"), tmp_path / "template.yaml")
+    told = []
+    for place, model in enumerate([tiny_checkpoint, predictions]):
+        out = tmp_path / str(place)
+        given = {"data": shop, "out": out, "template": str(tmp_path), "limit": 2, **QUICK}
+        run_evaluation(str(model), EvaluationConfig(**given))  # type: ignore[arg-type]
+        cost = json.loads((out / "scores.json").read_text())["metadata"]["cost"]
+        told.append(cost.get("numbers"))
+    assert told == ["each the median of draws", None]
 
 
 def test_a_second_evaluation_predicts_nothing(

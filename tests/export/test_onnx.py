@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -142,6 +143,17 @@ def test_graphs_predict_like_the_model_under_a_grammar(loaded: Loaded, graphs: O
     found = ask(graphs, loaded[1], grammar=GRAMMAR, finite_grammar=True)
     assert_same(found, ask(*loaded, grammar=GRAMMAR, finite_grammar=True))
     assert all(TEMPLATE.parse(each.text) for each in found)
+
+
+def test_graphs_draw_numbers_like_the_model(folder: Path) -> None:
+    template = replace(TEMPLATE, numbers="median")
+    drawn = []
+    for source in (SMALL, folder):
+        predictor = LocalPredictor(source, dtype=torch.float32)
+        predictor.template = template
+        drawn.append([each for _, each in predictor.predict_samples(SAMPLES[:2], grammar=GRAMMAR)])
+    assert [each.text for each in drawn[0]] == [each.text for each in drawn[1]]
+    assert all(each.record for each in drawn[0])
 
 
 @pytest.mark.parametrize(("num_crops", "longest"), [(4, 213), (16, 609)])

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -114,6 +116,29 @@ def test_tokens_are_sampled_by_their_probability() -> None:
     assert counts / 2000 == pytest.approx(expected / expected.sum(), abs=0.03)
 
 
+def test_evenly_spaced_places_draw_each_text_as_often_as_it_is_likely(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, logits_V = {"a": 0.5, "b": 0.3, "c": 0.2}, torch.full((model.config.vocab_size,), -40.0)
+    ids = processor.tokenizer.convert_tokens_to_ids(list(shares))
+    logits_V[ids] = torch.tensor([*shares.values()]).log()
+    monkeypatch.setattr(model.lm_head, "forward", lambda h: logits_V.expand(*h.shape[:-1], -1))
+    places = [(number + 0.5) / 100 for number in range(100)]
+    requests = [asked(max_new_tokens=2, temperature=1.0, place=place) for place in places]
+    drawn = Counter(said.text for said in generate(model, processor, requests))
+    expected = {one + two: 100 * shares[one] * shares[two] for one in shares for two in shares}
+    assert drawn == {text: pytest.approx(count) for text, count in expected.items()}
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_a_place_never_draws_what_a_grammar_forbids(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, place: float
+) -> None:
+    request = asked(grammar="start: /[a-z]{3,6}/", temperature=1.0, place=place)
+    (said,) = generate(model, processor, [request])
+    assert re.fullmatch("[a-z]{3,6}", said.text)
+
+
 # Streaming and stopping.
 
 
@@ -123,7 +148,7 @@ def test_joined_chunks_are_the_text(model: Phi3VForCausalLM, processor: Phi3VPro
         listener = Listener()
         (said,) = generate(model, processor, [asked(listener, temperature=1.5, seed=seed)])
         assert "".join(listener.chunks) == said.text
-        assert len(listener.chunks) == NEW
+        assert len(listener.chunks) == len(said.tokens)
 
 
 @pytest.mark.parametrize("text", ["Müller 茶 🙂 tea", "a  b\n\nc ", "  12.50 ", "##x#"])

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample, blank_images
+from phi_vision.data.template import Template
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.generate import encode, generate
 from phi_vision.generation.request import Generation, GenerationRequest
@@ -197,6 +199,67 @@ def test_under_a_grammar_every_prediction_parses_and_has_confidence(
     (prediction,) = predictor.predict([image(0)], grammar=grammar)
     assert prediction.record is not None
     assert sorted(prediction.confidence) == sorted(predictor.template.fields)
+
+
+@pytest.fixture
+def drawing(predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch) -> LocalPredictor:
+    """A predictor whose template asks for the median of numbers of all kinds."""
+    template = Template(
+        name="shop",
+        question="What is it?",
+        answer="{name} for {price:money}, once {old:number?}, of {weight:quantity}",
+        layout="chat",
+        numbers="median",
+    )
+    monkeypatch.setattr(predictor, "template", template)
+    return predictor
+
+
+def test_the_numbers_of_a_text_are_found_with_what_follows_them(drawing: LocalPredictor) -> None:
+    find = drawing.request([image(0)]).numbers
+    assert find is not None
+    text = "Coat for 19.99 EUR, once 25.0, of 500 g"
+    found = [(text[each.start : each.end], each.stop) for each in find(text)]
+    assert found == [("19.99 EUR", ","), ("25.0", ","), ("500 g", "")]
+    missing = "Coat for 19.99 EUR, once not visible, of 500 g"
+    assert [missing[each.start : each.end] for each in find(missing)] == ["19.99 EUR", "500 g"]
+    assert find("no record") == []
+
+
+@pytest.mark.parametrize(
+    ("place", "texts", "median"),
+    [
+        (0, ["9.0 EUR", "200.0 EUR", "30.0 USD", "19.99 EUR", "hat"], "19.99 EUR"),
+        (0, ["9 EUR", "200 EUR", "30 USD", "19.99 EUR", "hat"], "19.99 EUR"),
+        (1, ["9.0", "200.0", "30.0", "not visible", "1e3"], "30.0"),
+        (1, ["30.0", "200.0"], "30.0"),
+        (2, ["2 kg", "900 g", "1.5 kg", "3 m", "1000 g"], "1000 g"),
+        (1, [], None),
+    ],
+)
+def test_the_median_is_one_of_the_texts_that_are_numbers(
+    drawing: LocalPredictor, place: int, texts: list[str], median: str | None
+) -> None:
+    find = drawing.request([image(0)]).numbers
+    assert find is not None
+    assert find("Coat for 19.99 EUR, once 25.0, of 500 g")[place].median(texts) == median
+
+
+def test_numbers_are_drawn_where_the_template_says_so_and_texts_are_not_streamed(
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = grammar_of(predictor.template)
+    likeliest, again = (predictor.predict([image(0)], grammar=grammar)[0] for _ in range(2))
+    monkeypatch.setattr(predictor, "template", replace(predictor.template, numbers="median"))
+    drawn = predictor.predict([image(0)], grammar=grammar)[0]
+    assert likeliest == again
+    assert likeliest.record is not None
+    assert drawn.record is not None
+    assert drawn.record["full_price"] != likeliest.record["full_price"]
+    assert drawn.record | {"full_price": 0} == likeliest.record | {"full_price": 0}
+    assert drawn.confidence["title"] == pytest.approx(likeliest.confidence["title"])
+    assert 0 < drawn.confidence["full_price"] < 1
+    assert "".join(predictor.stream(image(0), grammar=grammar)) == likeliest.text
 
 
 def test_features_are_mean_and_deviation_of_patches_and_distinguish_images(

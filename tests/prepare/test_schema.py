@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +21,15 @@ def find(
     mapping: tuple[str, ...] = (),
     template: str | None = None,
     decimal: Literal["point", "comma"] | None = None,
+    numbers: Literal["likeliest", "median"] | None = None,
 ) -> Schema:
     pieces: list[Row | UnreadableRow] = [
         UnreadableRow(number=0, origin="line 1", reason="odd", raw="?"),
         *(Row(number=n, origin=f"line {n}", values=row) for n, row in enumerate(rows, start=1)),
     ]
     source = Source(name="shop", kind="csv", rows=lambda: iter(pieces), folder=None)
-    config = PrepareConfig(out=Path("out"), map=mapping, template=template, decimal=decimal)
-    return find_schema(source, config)
+    given = {"map": mapping, "template": template, "decimal": decimal, "numbers": numbers}
+    return find_schema(source, PrepareConfig(out=Path("out"), **given))  # type: ignore[arg-type]
 
 
 def test_the_products_template_is_taken_where_all_its_fields_are() -> None:
@@ -118,6 +120,14 @@ def test_titles_that_are_mostly_invented_names_go_last() -> None:
     template, share = order_answer(TEMPLATES["product"], NAMES)
     assert (template, share) == (TEMPLATES["category-first"], 1.0)
     assert template.fields == ("category3_code", "full_price", "title")
+
+
+def test_the_median_of_numbers_can_be_asked_for_in_any_order_of_the_answer() -> None:
+    template = find(SHOP, numbers="median").template
+    assert template == replace(TEMPLATES["product"], numbers="median")
+    assert order_answer(template, NAMES)[0] == replace(
+        TEMPLATES["category-first"], numbers="median"
+    )
 
 
 def test_colours_of_a_product_share_its_name() -> None:

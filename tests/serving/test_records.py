@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from phi_vision.data.acceptance import RECORD
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.template import PRODUCT
+from phi_vision.data.template import CATEGORY_FIRST, PRODUCT
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.schemas import RecordResponse
@@ -47,6 +47,21 @@ def test_a_record_equals_that_of_the_predictor(
     }
     assert 0 < answer["seconds"] < 30
     assert answer["usage"]["prompt_tokens"] > 50
+
+
+def test_a_record_holds_the_median_of_a_number_where_the_template_says_so(
+    small: LocalPredictor, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = grammar_of(CATEGORY_FIRST)
+    monkeypatch.setattr(small, "template", CATEGORY_FIRST)
+    (likeliest,) = small.predict([photo], grammar=grammar)
+    monkeypatch.setattr(small, "template", replace(CATEGORY_FIRST, numbers="median"))
+    (expected,) = small.predict([photo], grammar=grammar)
+    assert expected.text != likeliest.text
+    with TestClient(create_app(small, Settings(batch_wait=0.0))) as client:
+        answer = client.post(f"{URL}?constrained=true", content=photo, headers=PNG).json()
+    assert (answer["text"], answer["record"]) == (expected.text, expected.record)
+    assert answer["confidence"] == pytest.approx(expected.confidence, rel=1e-3)
 
 
 def test_bytes_json_and_a_list_of_one_are_the_same_request(
