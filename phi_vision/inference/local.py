@@ -50,6 +50,7 @@ Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 DEFAULT_TEMPLATE = "product"  # of a model that comes without one
 # Batches whose images are decoded together: enough to sort rows by length, few enough to hold.
 BATCHES_PER_WINDOW = 4
+OUTSIDE_NUMBERS = {",", ";", "|", "\n"}  # what is part of no written number, unit or currency
 CROPS_AT_ONCE = 8  # A CPU takes a quarter longer for each of 20, and a GPU is busy with 8.
 
 
@@ -304,8 +305,7 @@ def _number_spans(template: Template, text: str) -> list[NumberSpan]:
             if _median(slot, [text[start:end]]) is None:
                 continue
             # One character is generated sooner than the whole literal.
-            mark = slot.until[:1]
-            stop = slot.until if mark in text[start:end] else mark
+            stop = slot.until[:1] if slot.until[:1] in OUTSIDE_NUMBERS else slot.until
             found.append(NumberSpan(start, end, stop, partial(_median, slot)))
     return found
 

@@ -215,12 +215,19 @@ def drawing(predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch) -> Local
     return predictor
 
 
-def test_the_numbers_of_a_text_are_found_with_what_follows_them(drawing: LocalPredictor) -> None:
+def test_the_numbers_of_a_text_are_found_with_what_follows_them(
+    drawing: LocalPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = drawing.request([image(0)]).numbers
     assert find is not None
     text = "Coat for 19.99 EUR, once 25.0, of 500 g"
     found = [(text[each.start : each.end], each.stop) for each in find(text)]
     assert found == [("19.99 EUR", ","), ("25.0", ","), ("500 g", "")]
+    literal = replace(drawing.template, answer="{name} for {price:number} euros")
+    monkeypatch.setattr(drawing, "template", literal)
+    other = drawing.request([image(0)]).numbers
+    assert other is not None
+    assert [each.stop for each in other("Coat for 25.0 euros")] == [" euros"]
     missing = "Coat for 19.99 EUR, once not visible, of 500 g"
     assert [missing[each.start : each.end] for each in find(missing)] == ["19.99 EUR", "500 g"]
     assert find("no record") == []
