@@ -26,22 +26,23 @@ def draw_numbers(rows: Sequence[RowState], encoded: Sequence[Inputs], run: Run) 
     Each draw continues the greedy text from where the number begins. A number of which no draw can
     be read stays as it is.
     """
-    asked = [
-        (row, inputs) for row, inputs in zip(rows, encoded, strict=True) if row.request.numbers
-    ]
-    spans = [_find_spans(row) for row, _ in asked]
+    plans = list[tuple[RowState, Generation, Sequence[NumberSpan]]]()
     requests, inputs = list[GenerationRequest](), list[Inputs]()
-    for (row, read), found in zip(asked, spans, strict=True):
-        for span in found:
-            request = _request(row, span)
+    for row, read in zip(rows, encoded, strict=True):
+        if row.request.numbers is None:
+            continue
+        greedy = row.generation()
+        spans = row.request.numbers(greedy.text) if greedy.finish_reason == "stop" else ()
+        plans.append((row, greedy, spans))
+        for span in spans:
+            request = _request(row.request, greedy, span)
             requests += [replace(request, place=(n + 0.5) / DRAWS) for n in range(DRAWS)]
             inputs += [with_prefix(read, request.prefix)] * DRAWS
     drawn = iter([row.generation() for row in run(requests, inputs)] if requests else [])
-    for (row, _), found in zip(asked, spans, strict=True):
-        draws = [[next(drawn) for _ in range(DRAWS)] for _ in found]
-        generation = row.generation()
+    for row, generation, spans in plans:
+        draws = [[next(drawn) for _ in range(DRAWS)] for _ in spans]
         # From the last number to the first, so that the places before stay.
-        for span, each in reversed(list(zip(found, draws, strict=True))):
+        for span, each in reversed(list(zip(spans, draws, strict=True))):
             generation = _with_median(generation, span, each)
         row.finish(generation)
 
@@ -54,22 +55,17 @@ def with_prefix(inputs: Inputs, prefix: Sequence[int]) -> Inputs:
     return inputs | {"input_ids": torch.cat([ids, ids.new_tensor([prefix])], dim=1)}
 
 
-def _find_spans(row: RowState) -> Sequence[NumberSpan]:
-    find = row.request.numbers
-    return find(row.generation().text) if find and row.finish_reason == "stop" else ()
-
-
 def _tokens_before(generation: Generation, place: int) -> int:
     """Count the tokens that end at a place of the text or before it."""
     return sum(end <= place for end in generation.token_ends)
 
 
-def _request(row: RowState, span: NumberSpan) -> GenerationRequest:
-    generation = row.generation()
-    first, last = (_tokens_before(generation, place) for place in (span.start, span.end))
+def _request(request: GenerationRequest, greedy: Generation, span: NumberSpan) -> GenerationRequest:
+    """Build the request of a text that continues the one before a number."""
+    first, last = (_tokens_before(greedy, place) for place in (span.start, span.end))
     return replace(
-        row.request,
-        prefix=(*row.request.prefix, *generation.tokens[:first]),
+        request,
+        prefix=(*request.prefix, *greedy.tokens[:first]),
         max_new_tokens=2 * (last - first) + len(span.stop) + 8,  # a number of twice the digits
         temperature=1.0,
         top_p=1.0,

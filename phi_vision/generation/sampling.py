@@ -25,8 +25,8 @@ from phi_vision.generation.request import FinishReason, Generation, GenerationRe
 BYTE_TOKEN, BLANK = re.compile(r"<0x([0-9A-F]{2})>"), "\N{LOWER ONE EIGHTH BLOCK}"
 # In byte-level vocabularies, as of phi-vision-photo, each character of a name is a byte.
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
-PLACE_MARGIN = 1e-9  # A place of 1 would be behind the last text.
 BREAK = "\n"  # a character that is part of no longer token
+PLACE_MARGIN = 1e-9  # A place of 1 would be behind the last text.
 
 # llguidance's computing budget for one token. Its default, for servers that accept foreign
 # grammars, is too small for a bounded text that must not contain certain words.

@@ -75,10 +75,11 @@ def test_a_number_becomes_the_median_of_its_draws(
 
     # Token by token: those before, those of the chosen draw, and those after.
     chosen = draws[numbers.index(middle)]
-    texts = processor.tokenizer.batch_decode([[token] for token in found.tokens])
+    spelled = processor.tokenizer.decode(found.tokens, skip_special_tokens=True)
     assert found.token_ends[-1] == len(found.text)
     assert list(found.token_ends) == sorted(found.token_ends)
-    assert len(found.tokens) == len(found.token_ends) == len(found.logprobs) == len(texts)
+    assert len(found.tokens) == len(found.token_ends) == len(found.logprobs)
+    assert spelled.strip() == found.text
     inside = [
         logprob
         for end, logprob in zip(found.token_ends, found.logprobs, strict=True)
